@@ -1,0 +1,65 @@
+# The one way to do each thing, for people and for CI. On a machine with nothing but Debian and make, `make demo` and
+# `make test` install what they need (scripts/machine.sh says when and what).
+
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: help venv venv-test test-tools demo test check lint types pytest bench dist generated clean
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.installed ## a virtual environment with the program in it
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@[ -x $(BIN)/python ] || scripts/machine.sh venv $(VENV)
+	$(PIP) install --quiet -e .
+	@touch $@
+
+venv-test: $(VENV)/.installed-test
+
+$(VENV)/.installed-test: setup.cfg pyproject.toml
+	@[ -x $(BIN)/python ] || scripts/machine.sh venv $(VENV)
+	$(PIP) install --quiet -e '.[test]'
+	@touch $(VENV)/.installed $@
+
+demo: venv ## the main job, on a cluster that comes with the program
+	@status=0; $(BIN)/kubectl-svcroute demo || status=$$?; \
+	case $$status in 1) echo "(exit status 1: there are findings, as there should be)" >&2 ;; *) exit $$status ;; esac
+
+test: test-tools check ## everything: install what the tests need, then lint, types and tests
+
+test-tools:
+	@scripts/machine.sh test-tools
+
+check: lint types pytest ## lint, types and tests, with what is installed
+
+lint: venv-test ## ruff
+	$(BIN)/ruff check .
+
+types: venv-test ## mypy
+	$(BIN)/mypy
+
+pytest: venv-test ## the tests; PYTEST_ARGS='-k walk' for some of them
+	@mkdir -p build
+	$(BIN)/python -m pytest -n $(WORKERS) -ra --junitxml=build/tests.xml $(PYTEST_ARGS)
+
+bench: venv-test ## the benchmarks
+	@found=$$(grep -ls __main__ bench/*.py) || { echo "no benchmark here yet"; exit 0; }; \
+	for file in $$found; do echo "== $$file"; $(BIN)/python $$file || exit; done
+
+generated: venv-test ## make again what scripts make: the demo, the index of codes, the README's output
+	$(BIN)/python scripts/make_demo.py
+	$(BIN)/python scripts/make_code_index.py
+	$(BIN)/python scripts/make_readme.py
+
+dist: venv-test ## wheel and source distribution, in dist/
+	$(PIP) install --quiet build
+	$(BIN)/python -m build --outdir dist .
+
+clean: ## remove what was built and cached, and leave the virtual environment
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,77 @@
+"""Which Services of a node are plain enough to be compared with one another, instead of being walked one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .expect.endpoints import plain_backends
+from .expect.names import port_name
+from .expect.routes import NodeView
+from .model.cluster import Service, ServicePort, Slice
+from .observe.twins import Ask, Cone, Twins
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortCone:
+    """One Service port that may be the twin of another."""
+
+    port: ServicePort
+    ask: Ask
+    cone: Cone
+    key: object
+    twin: bool
+
+
+class Alike:
+    """Which Services of a node are plain enough to be compared with one another instead of being walked one by one."""
+
+    def __init__(self, twins: Twins, view: NodeView) -> None:
+        self.twins = twins
+        self.family = view.family
+        self.colon = view.config.version <= (1, 18)
+        self.external_ips = view.behaviour.external_ips
+        self.ip_mode = view.behaviour.ip_mode
+
+    def cones(self, service: Service, slices: Sequence[Slice]) -> list[PortCone] | None:
+        """The cones of all ports of a plain Service whose rules send exactly where they should; None otherwise."""
+        v6 = self.family == 6
+        addresses = [ip for ip in service.cluster_ips if (":" in ip) == v6]
+        # Policies and source ranges give each node, or each source, another answer: these are walked.
+        if service.internal_local or service.external_local or service.source_ranges or len(addresses) != 1:
+            return None
+        kinds = ["cluster"]
+        if self.external_ips:
+            addresses += [ip for ip in service.external_ips if (":" in ip) == v6]
+        kinds += ["external"] * (len(addresses) - 1)
+        balancers = [ip for ip, mode in service.load_balancer_ips if (":" in ip) == v6 and not (self.ip_mode and mode == "Proxy")]
+        kinds += ["balancer"] * len(balancers)
+        found = []
+        for port in service.ports:
+            backends = plain_backends(slices, port, self.family)
+            if backends is None:
+                return None
+            ask = Ask(
+                addresses=(*addresses, *balancers),
+                kinds=tuple(kinds),
+                proto=port.protocol.value.lower(),
+                port=port.port,
+                node_port=port.node_port,
+                names=port_name(service.namespace, service.name, port.name, colon=self.colon),
+                count=len(backends),
+                affinity=service.affinity,
+            )
+            cone = self.twins.cone(ask)
+            if cone is None or backends.keys() != set(cone.destinations):
+                return None
+            key = self.twins.key(cone, ask)
+            if key is None:
+                return None
+            found.append(PortCone(port=port, ask=ask, cone=cone, key=key, twin=self.twins.is_twin(key, cone)))
+        return found
+
+    def learn(self, cones: Sequence[PortCone]) -> None:
+        """Take what was walked and found right as models."""
+        for cone in cones:
+            if not cone.twin:
+                self.twins.learn(cone.key, cone.cone)

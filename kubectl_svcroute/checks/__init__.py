@@ -1,0 +1,1 @@
+"""Expected and observed side by side: findings with codes."""

@@ -1,0 +1,243 @@
+"""Where on its way a packet went wrong, and whose rule that is.
+
+A way is a list of steps. For each kind of wrong end there is one question to ask of it: did it reach kube-proxy's chain,
+and if not, what stood before; did it find its Service there; was it marked; did it reach the masquerade. A step that is
+not about one address or port, outside the chains of one Service, is the node's fault and not the Service's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..model.net import FrontendKind
+from ..model.routes import Action
+from ..model.ways import End, Step
+
+if TYPE_CHECKING:
+    from .compare import Case
+
+_TERMINAL = ("ACCEPT", "RETURN", "DROP", "REJECT", "DNAT", "REDIRECT", "SNAT", "MASQUERADE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a node's rules as a whole."""
+
+    services_programmed: int
+    """Rules that lead from kube-proxy's entry chain to a Service's chain."""
+    node_port_lookup: bool | None = None
+    """nftables: whether packets are looked up in the map of node ports; None: the packet's way tells."""
+    hairpin_rule: bool | None = None
+    """nftables from 1.36: whether the rule that masquerades what a pod sends to itself stands; None: pods are marked."""
+    hooks: frozenset[tuple[str, str]]
+    """(built-in chain, chain of kube-proxy) of each jump that stands, whatever it asks for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blame:
+    """The cause of a wrong end."""
+
+    code: str
+    message: str
+    key: str = ""
+    node_wide: bool = False
+    place: str = ""
+
+
+def _entry_hook(case: Case) -> str:
+    return "OUTPUT" if case.expectation.from_node else "PREROUTING"
+
+
+def _foreign(case: Case, step: Step) -> bool:
+    """Whether a step is another program's: outside kube-proxy's chains, or a stranger in the shared ones."""
+    return not case.landmarks.of_proxy(step.chain)
+
+
+def _where(step: Step) -> str:
+    return f"{step.target} in chain {step.chain} of table {step.table}"
+
+
+def blame_untranslated(case: Case, end: End) -> Blame:
+    """The packet passed as it came: where was it lost on its way to a DNAT?"""
+    marks = case.landmarks
+    hook = _entry_hook(case)
+    # What stopped it in the end is another question: this one is why it was not translated before.
+    way = end.way[:-1] if end.action in (Action.DROP, Action.REJECT) else end.way
+    steps = [s for s in way if s.hook == hook]
+    entered = next((n for n, s in enumerate(steps) if s.target == marks.services and s.table.endswith(marks.table)), None)
+    if entered is None:
+        blocker = next((s for s in reversed(steps) if s.target in _TERMINAL or s.target in ("CT", "NOTRACK")), None)
+        if blocker is not None:
+            code, wide = ("SR102", False) if blocker.pins else ("SR104", True)
+            message = f"{_where(blocker)} takes the packet before {marks.services}"
+            return Blame(code=code, message=message, key=blocker.rule, node_wide=wide, place="foreign")
+        if not case.facts.services_programmed:
+            return _never_programmed(case)
+        if (hook, marks.services) in case.facts.hooks:
+            message = f"{hook}'s jump to {marks.services} does not catch the packet"
+        else:
+            message = f"{hook} no longer jumps to {marks.services}"
+        return Blame(code="SR103", message=message, key=hook, node_wide=True, place="hook")
+    after = steps[entered + 1 :]
+    own = [s for s in after if marks.of_service(s.target)]
+    if own:
+        stopper = next((s for s in reversed(after) if s.target in ("ACCEPT", "RETURN")), None)
+        chain = own[-1].target
+        if stopper is not None:
+            message = f"{_where(stopper)} ends the way to an endpoint"
+            return Blame(code="SR107", message=message, key=chain, place="foreign")
+        return Blame(code="SR107", message=f"chain {chain} does not lead to an endpoint", key=chain, place="service")
+    blocker = next((s for s in reversed(after) if s.target in _TERMINAL), None)
+    if blocker is not None:
+        code, wide = ("SR102", False) if blocker.pins else ("SR104", True)
+        message = f"{_where(blocker)} takes the packet before the Service's rule"
+        return Blame(code=code, message=message, key=blocker.rule, node_wide=wide, place="foreign")
+    if not case.facts.services_programmed:
+        return _never_programmed(case)
+    frontend = case.expectation.frontend
+    looked = case.facts.node_port_lookup
+    if looked is None:
+        looked = any(s.target == marks.node_ports for s in after)
+    if frontend.kind is FrontendKind.NODE_PORT and not looked:
+        message = f"no rule sends packets for {frontend.address} on to {marks.node_ports}"
+        return Blame(code="SR105", message=message, key=frontend.address, node_wide=True, place="fixed")
+    return Blame(code="SR101", message=f"no rule for {frontend.kind} {frontend}", key=str(frontend), place="fixed")
+
+
+def _never_programmed(case: Case) -> Blame:
+    message = f"{case.landmarks.services} leads to no Service: kube-proxy has programmed nothing here, or it was flushed"
+    return Blame(code="SR106", message=message, node_wide=True, place="fixed")
+
+
+def blame_stopped(case: Case, end: End) -> Blame:
+    """The packet was dropped or rejected: by whom?"""
+    step = end.way[-1]
+    frontend = case.expectation.frontend
+    lb = frontend.kind is FrontendKind.LOAD_BALANCER
+    allowed = case.expectation.action is Action.TRANSLATE
+    if allowed and not end.translated and _to_filter(step):
+        # It should not have come here with this address: what kept it from being translated is the cause.
+        lost = blame_untranslated(case, end)
+        if lost.node_wide or lost.code in ("SR101", "SR102", "SR107"):
+            return lost
+    targets = {s.target for s in end.way}
+    if allowed and case.landmarks.mark in targets and step.chain == "KUBE-FIREWALL" and "KUBE-MARK-DROP" not in targets:
+        return _mismatch(case, end)
+    if step.chain.startswith(case.landmarks.firewall_prefixes) and allowed and case.plan.service.source_ranges and lb:
+        message = f"{_where(step)} keeps out sources that loadBalancerSourceRanges let in"
+        return Blame(code="SR408", message=message, key=str(frontend), place="service")
+    own = case.landmarks.of_proxy(step.chain) or any(case.landmarks.of_service(s.chain) for s in end.way[-2:])
+    if step.target == "REJECT" and own:
+        message = f"{_where(step)} refuses connections although the Service has usable endpoints"
+        return Blame(code="SR401", message=message, key=str(frontend), place="fixed")
+    wide = not step.pins and not case.landmarks.of_service(step.chain)
+    return Blame(
+        code="SR402",
+        message=f"{_where(step)} stops the packet",
+        key=step.rule if wide else f"{step.rule} {frontend}",
+        node_wide=wide,
+        place="fixed" if own and not wide else "foreign",
+    )
+
+
+def _last(way: Sequence[Step], targets: tuple[str, ...]) -> Step | None:
+    return next((s for s in reversed(way) if s.target in targets), None)
+
+
+def blame_translation(case: Case, end: End) -> Blame | None:
+    """The packet was translated somewhere it should not go: another program's doing? None when kube-proxy's own chains did it."""
+    step = _last(end.way, ("DNAT", "REDIRECT"))
+    if step is None or case.landmarks.of_service(step.chain):
+        return None
+    wide = not step.pins
+    message = f"{_where(step)} sends the packet to {end.backend}, past the Service's endpoints"
+    return Blame(code="SR104" if wide else "SR102", message=message, key=step.rule, node_wide=wide, place="foreign")
+
+
+def marked(case: Case, end: End) -> Step | None:
+    """The step that asked for masquerade: a jump to the mark chain, or the mark itself where rules set it."""
+    before = [s for s in end.way if s.hook in ("PREROUTING", "OUTPUT")]
+    if case.landmarks.mark:
+        found = next((s for s in before if s.target == case.landmarks.mark), None)
+        if found is not None:
+            return found
+    return next((s for s in before if s.target == "MARK" and case.landmarks.of_proxy(s.chain)), None)
+
+
+def by_proxy(case: Case, end: End) -> bool:
+    """Whether kube-proxy's own rule masqueraded the packet."""
+    step = _last(end.way, ("MASQUERADE", "SNAT"))
+    return step is not None and not _foreign(case, step)
+
+
+def blame_no_masquerade(case: Case, end: End, *, hairpin: bool) -> Blame:
+    """The packet should leave masqueraded and does not: was it marked, and did the mark arrive?"""
+    marks = case.landmarks
+    by_set = hairpin and case.facts.hairpin_rule is not None
+    if by_set and marked(case, end) is None:
+        lost = _postrouting_lost(case, end)
+        if lost is not None:
+            return lost
+        if not case.facts.hairpin_rule:
+            message = f"{marks.postrouting} has no rule for what a pod sends to itself"
+            return Blame(code="SR302", message=message, node_wide=True, place="fixed")
+    if marked(case, end) is None:
+        code = "SR302" if hairpin else "SR301"
+        who = "a pod that is sent to itself" if hairpin else f"{case.expectation.client} clients"
+        return Blame(code=code, message=f"no rule marks packets of {who} for masquerade", place="service")
+    changer = next((s for s in end.way if s.target in ("MARK", "CONNMARK") and _foreign(case, s)), None)
+    if changer is not None:
+        message = f"{_where(changer)} changes the mark that asks for masquerade"
+        return Blame(code="SR311", message=message, key=changer.rule, node_wide=not changer.pins, place="foreign")
+    return _postrouting_lost(case, end) or _mismatch(case, end)
+
+
+def _postrouting_lost(case: Case, end: End) -> Blame | None:
+    """What kept the packet from kube-proxy's masquerade rules; None when it reached them."""
+    marks = case.landmarks
+    after = [s for s in end.way if s.hook == "POSTROUTING"]
+    if not any(s.target == marks.postrouting for s in after):
+        blocker = next((s for s in reversed(after) if s.target in _TERMINAL), None)
+        if blocker is not None:
+            message = f"{_where(blocker)} ends POSTROUTING before {marks.postrouting}"
+            return Blame(code="SR306", message=message, key=blocker.rule, node_wide=not blocker.pins, place="foreign")
+        if ("POSTROUTING", marks.postrouting) in case.facts.hooks:
+            message = f"POSTROUTING's jump to {marks.postrouting} does not catch the packet"
+        else:
+            message = f"POSTROUTING no longer jumps to {marks.postrouting}"
+        return Blame(code="SR305", message=message, node_wide=True, place="hook")
+    return None
+
+
+def _to_filter(step: Step) -> bool:
+    return step.hook in ("INPUT", "FORWARD") or (step.hook == "OUTPUT" and not step.table.endswith(" nat"))
+
+
+def _mismatch(case: Case, end: End) -> Blame:
+    marks = case.landmarks
+    setter = next((s for s in end.way if s.target == "MARK"), None)
+    found = setter.rule.partition("--set-xmark ")[2].partition(" ")[0] if setter and "--set-xmark " in setter.rule else "?"
+    message = f"packets are marked ({marks.mark or 'in their chains'}: {found}), and {marks.postrouting} does not masquerade them"
+    return Blame(code="SR304", message=message, node_wide=True, place="fixed")
+
+
+def blame_masquerade(case: Case, end: End) -> Blame:
+    """The packet is masqueraded and should not be: who asked for it?"""
+    marks = case.landmarks
+    changer = next((s for s in end.way if s.target in ("MARK", "CONNMARK") and _foreign(case, s)), None)
+    asked = marked(case, end)
+    step = _last(end.way, ("MASQUERADE", "SNAT"))
+    if asked is not None and changer is None and step is not None and not _foreign(case, step):
+        wide = not asked.pins and not marks.of_service(asked.chain)
+        message = f"chain {asked.chain} marks packets of {case.expectation.client} clients for masquerade"
+        return Blame(code="SR303", message=message, key=asked.rule if wide else "", node_wide=wide, place="service")
+    if changer is not None and step is not None and not _foreign(case, step):
+        message = f"{_where(changer)} sets the mark that asks for masquerade"
+        return Blame(code="SR311", message=message, key=changer.rule, node_wide=not changer.pins, place="foreign")
+    if step is not None and _foreign(case, step):
+        message = f"{_where(step)} changes the source of Service traffic"
+        return Blame(code="SR310", message=message, key=step.rule, node_wide=not step.pins, place="foreign")
+    where = step.chain if step else marks.postrouting
+    return Blame(code="SR309", message=f"{where} masquerades packets that are not marked", key="", node_wide=True, place="fixed")

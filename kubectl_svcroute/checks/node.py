@@ -1,0 +1,85 @@
+"""The node itself: forwarding, connection tracking, kube-proxy's own word on its health."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from ..errors import ParseError
+from ..model.report import Severity
+from .observation import Observation
+
+FULL_AT = 0.9
+"""Share of the conntrack table from which on it is worth a warning."""
+
+
+def parse_sysctl(text: str) -> dict[str, str]:
+    """`name = value` lines. Raises ParseError for anything else, and for a text that stops in the middle of a line."""
+    found: dict[str, str] = {}
+    if not text.strip():
+        raise ParseError("the file is empty: nothing was read")
+    if not text.endswith("\n"):
+        raise ParseError("the text stops in the middle of a line", text.count("\n") + 1, text[text.rfind("\n") + 1 :])
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not re.fullmatch(r"[\w.\-/]+", name.strip()):
+            raise ParseError("not a line of sysctl's", number, line)
+        found[name.strip()] = value.strip()
+    return found
+
+
+def sysctls(values: Mapping[str, str], *, families: frozenset[int], localhost_node_ports: bool) -> Iterator[Observation]:
+    """Settings of the kernel without which right rules do nothing."""
+    for family, name in ((4, "net.ipv4.ip_forward"), (6, "net.ipv6.conf.all.forwarding")):
+        if family in families and values.get(name) == "0":
+            yield _of_node("SR601", f"{name} is 0", name, (f"{name} = 0",))
+    if 4 in families and localhost_node_ports and values.get("net.ipv4.conf.all.route_localnet") == "0":
+        name = "net.ipv4.conf.all.route_localnet"
+        yield _of_node("SR604", f"{name} is 0", name, (f"{name} = 0",))
+    for family, name in ((4, "net.bridge.bridge-nf-call-iptables"), (6, "net.bridge.bridge-nf-call-ip6tables")):
+        if family in families and values.get(name) == "0":
+            yield _of_node("SR605", f"{name} is 0", name, (f"{name} = 0",))
+    count, most = values.get("net.netfilter.nf_conntrack_count", ""), values.get("net.netfilter.nf_conntrack_max", "")
+    if count.isdigit() and most.isdigit() and int(most) and int(count) >= FULL_AT * int(most):
+        severity = Severity.ERROR if int(count) >= int(most) else None
+        yield _of_node(
+            "SR602",
+            f"the connection-tracking table holds {count} of {most} entries",
+            "conntrack",
+            (f"net.netfilter.nf_conntrack_count = {count}", f"net.netfilter.nf_conntrack_max = {most}"),
+            severity,
+        )
+
+
+def _of_node(code: str, message: str, key: str, evidence: tuple[str, ...], severity: Severity | None = None) -> Observation:
+    return Observation(
+        code=code, node_wide=True, service=None, message=message, key=key, evidence=evidence, severity=severity, place=""
+    )
+
+
+def health(text: str) -> Iterator[Observation]:
+    """kube-proxy's `/healthz`: JSON with lastUpdated, currentTime, and from 1.36 `healthy`, also for each family.
+
+    Raises ParseError when it is not that. Before 1.36 only the status code told; the text then only has the times, and
+    kube-proxy without changes writes nothing for up to an hour, so an old lastUpdated alone is no fault.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ParseError(f"not JSON ({error})") from error
+    if not isinstance(document, dict) or "lastUpdated" not in document:
+        raise ParseError("not the answer of kube-proxy's /healthz")
+    unhealthy = [
+        name
+        for name, status in sorted((document.get("status") or {}).items())
+        if isinstance(status, dict) and status.get("healthy") is False
+    ]
+    if document.get("healthy") is False or unhealthy:
+        which = f" for {' and '.join(unhealthy)}" if unhealthy else ""
+        last = document.get("lastUpdated")
+        yield _of_node(
+            "SR603", f"kube-proxy says that it is not healthy{which}; its last sync was at {last}", "health", (text.strip(),)
+        )

@@ -1,0 +1,44 @@
+"""What a check sees, before observations are rolled up into findings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..model.net import Frontend
+from ..model.report import Severity
+from ..model.routes import Client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One difference between what should be and what is."""
+
+    code: str
+    node_wide: bool
+    """The cause is the node's, whatever Service it was seen on."""
+    service: str | None
+    message: str
+    key: str = ""
+    """Observations of one code and key, on one Service or node, are one finding."""
+    frontend: Frontend | None = None
+    client: Client | None = None
+    expected: str = ""
+    observed: str = ""
+    evidence: tuple[str, ...] = ()
+    severity: Severity | None = None
+    """None: that of the code."""
+    place: str = ""
+    """Where the mistake stands: `hook`, `fixed` (chains that every sync rewrites), `service` (a Service's own chains),
+    `foreign` (another program's rule), or empty. Decides whether kube-proxy will mend it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsure:
+    """One (frontend, client) that could not be judged."""
+
+    code: str
+    service: str
+    reason: str
+    frontend: Frontend
+    client: Client
+    evidence: tuple[str, ...] = ()

@@ -1,0 +1,368 @@
+"""The command line: options in, one call, text out; `main` alone decides the exit status (design.md, section 5).
+
+`kubectl svcroute kuard` names no subcommand: `_route` finds out whether the first word that is no option is one, and puts
+`check` before everything when it is not. A Service that bears a subcommand's name is reached as `svc/trace`.
+
+Nothing here imports kubernetes, paramiko or any other stage before a command needs it: `--help` has to be instant.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from . import __version__
+from .errors import SvcrouteError, UsageError
+from .model.report import ExitCode
+
+if TYPE_CHECKING:
+    from .options import Settings
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+FORMATS = ("table", "wide", "json", "yaml", "name", "junit", "sarif", "markdown", "html", "prometheus")
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def _program() -> str:
+    """How the user calls it: kubectl shows its plugins as its own commands."""
+    return "kubectl svcroute" if os.path.basename(sys.argv[0]).startswith("kubectl-") else "kubectl-svcroute"  # noqa: PTH119
+
+
+def _duration(_: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Seconds of `30`, `30s`, `1m30s`; 0 is no limit, as in kubectl."""
+    if value is None:
+        return None
+    import re  # noqa: PLC0415
+
+    text = value.strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise click.BadParameter(f"{value!r} is no duration: write 30s, 2m or 1m30s", param=param)
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    return sum(float(number) * units[unit] for number, unit in parts)
+
+
+def _options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+which_options = _options(
+    click.option("-n", "--namespace", help="Namespace of the Services (default: the context's)."),
+    click.option("-A", "--all-namespaces", is_flag=True, help="Every namespace."),
+    click.option("-l", "--selector", help="Label selector, as in kubectl: app=web,tier!=cache."),
+    click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node (repeatable)."),
+    click.option("--snapshot", metavar="PATH", help="Read a saved snapshot (folder or .tar.gz) instead of a cluster."),
+)
+kube_options = _options(
+    click.option("--kubeconfig", help="Path of the kubeconfig file."),
+    click.option("--context", "kube_context", help="Name of the kubeconfig context."),
+    click.option("--cluster", help="Name of the kubeconfig cluster."),
+    click.option("--user", help="Name of the kubeconfig user."),
+    click.option("-s", "--server", help="Address of the API server."),
+    click.option("--token", help="Bearer token for the API server."),
+    click.option("--as", "as_user", help="User to impersonate."),
+    click.option("--as-group", "as_groups", multiple=True, help="Group to impersonate (repeatable)."),
+    click.option("--as-uid", help="UID to impersonate."),
+    click.option("--certificate-authority", help="Certificate authority file of the API server."),
+    click.option("--insecure-skip-tls-verify", is_flag=True, help="Do not check the API server's certificate."),
+    click.option("--tls-server-name", help="Name to expect in the API server's certificate."),
+    click.option("--request-timeout", callback=_duration, help="Limit of one API request with its retries (30s)."),
+)
+node_options = _options(
+    click.option(
+        "--via",
+        type=click.Choice(["auto", "ssh", "exec", "local"]),
+        default="auto",
+        show_default=True,
+        help="How nodes are read: SSH, exec into their kube-proxy pods, or this machine itself.",
+    ),
+    click.option("--ssh-user", envvar="SVCROUTE_SSH_USER", help="User to log in to nodes as."),
+    click.option("-i", "--identity", "identities", multiple=True, metavar="FILE", help="SSH private key (repeatable)."),
+    click.option("--ssh-port", type=click.IntRange(1, 65535), help="Port of the nodes' sshd."),
+    click.option("-J", "--jump", envvar="SVCROUTE_SSH_JUMP", metavar="[USER@]HOST", help="Bastion to reach nodes through."),
+    click.option(
+        "--ssh-address",
+        type=click.Choice(["internal", "external", "hostname", "name"]),
+        multiple=True,
+        help="Which address of a node to dial (repeatable, in order).",
+    ),
+    click.option("--ssh-config", metavar="FILE", help="Another ssh configuration than ~/.ssh/config."),
+    click.option("--ssh-accept-new-host-keys", is_flag=True, help="Accept keys of hosts that are not known yet."),
+    click.option("-K", "--ask-sudo-pass", is_flag=True, help="Ask for the sudo password of the nodes, once."),
+    click.option("--parallel", type=click.IntRange(1, 512), default=32, show_default=True, help="Nodes read at once."),
+    click.option("--timeout", callback=_duration, default="120s", show_default=True, help="Limit for reading one node."),
+    click.option(
+        "--settle",
+        callback=_duration,
+        default="10s",
+        show_default=True,
+        help="How long a difference has to stay before it is a finding; 0 for a single look.",
+    ),
+)
+output_options = _options(
+    click.option(
+        "-o",
+        "--output",
+        "outputs",
+        multiple=True,
+        metavar="FORMAT[=FILE]",
+        help=f"One of {', '.join(FORMATS)} (repeatable; with =FILE written there).",
+    ),
+    click.option("--output-file", metavar="PATH", help="Write the report here instead of to stdout."),
+    click.option("--no-headers", is_flag=True, help="Tables without a head line."),
+    click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colour."),
+    click.option(
+        "--fail-on",
+        type=click.Choice(["error", "warning", "never"]),
+        default="warning",
+        show_default=True,
+        help="From which severity on findings end with exit status 1.",
+    ),
+    click.option("--allow-partial", is_flag=True, help="What could not be verified does not count (exit 0 instead of 3)."),
+)
+verbose_option = click.option("-v", "--verbose", count=True, help="Say more on stderr (-vv: the ssh and API traffic).")
+
+
+class _Group(click.Group):
+    """The whole plugin. Its help shows the examples first, as kubectl's does."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(_INTRO.format(program=_program()))
+        with formatter.section("Commands"):
+            rows = [(name, self.commands[name].get_short_help_str(70)) for name in self.commands if name != "check"]
+            formatter.write_dl(rows)
+        check.format_options(ctx, formatter)
+        formatter.write(_STATUSES)
+
+
+_INTRO = """\
+Does every node send every client of a Service to exactly the endpoints that the API says it should?
+
+Examples:
+  # Check one Service on every node
+  {program} kuard
+
+  # Check every Service of the cluster, as JSON; the exit status decides
+  {program} -A -o json
+
+  # The way of a packet on one node, rule by rule
+  {program} trace kuard --from pod --node kubworker3
+
+  # Look at the cluster that comes with the plugin
+  {program} demo
+
+  # Keep what was read, and look at it again elsewhere
+  {program} snapshot save audit.tar.gz
+  {program} kuard --snapshot audit.tar.gz
+
+  # What a finding means, and what to do
+  {program} explain SR201
+
+Usage: {program} [NAME | svc/NAME]... [OPTIONS]
+       {program} COMMAND [ARGS]...
+
+"""
+_STATUSES = """
+Exit status:
+  0    everything asked for was verified, and nothing was found
+  1    findings at or above --fail-on
+  2    could not run: wrong usage, no cluster, no permission, no such Service
+  3    no finding, but something could not be verified (--allow-partial: 0)
+  130  interrupted
+"""
+
+
+@click.group(cls=_Group, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="kubectl-svcroute")
+def cli() -> None:
+    """Verify, node by node, that kube-proxy's rules send every client of a Service where the API says."""
+
+
+@cli.command(hidden=True)
+@click.argument("names", nargs=-1, metavar="[NAME | svc/NAME]...")
+@which_options
+@kube_options
+@node_options
+@output_options
+@verbose_option
+def check(**given: Any) -> int:
+    """Check Services on every node."""
+    return _check(_settings(given))
+
+
+@cli.command(short_help="The whole thing on a cluster that comes with the plugin.")
+@output_options
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("-n", "--namespace", help="Namespace of the Services.")
+@click.option("-A", "--all-namespaces", is_flag=True, help="Every namespace.")
+def demo(**given: Any) -> int:
+    """The whole thing on a cluster that comes with the plugin: five nodes, one of them with a fault."""
+    from .demo import demo_settings  # noqa: PLC0415
+
+    return _check(demo_settings(given))
+
+
+@cli.command()
+@click.argument("service", metavar="SERVICE")
+@click.option(
+    "--from",
+    "client",
+    type=click.Choice(["pod", "node", "outside", "hairpin"]),
+    default="pod",
+    show_default=True,
+    help="Who dials: a pod on the node, the node itself, somebody outside, or an endpoint that may reach itself.",
+)
+@click.option(
+    "--to",
+    metavar="FRONTEND",
+    help="What is dialled: IP:PORT, a node port's number, a port's name, or cluster, nodeport, lb, external, health"
+    " (lb:https for one port of several). Default: the cluster IP and its first port.",
+)
+@click.option("--node", metavar="NAME", help="The node to trace on (default: the first that can be verified).")
+@click.option("-o", "--output", default="tree", show_default=True, metavar="FORMAT[=FILE]",
+              help="One of tree, json, mermaid, dot, svg.")  # fmt: skip
+@click.option("--output-file", metavar="PATH", help="Write it here instead of to stdout.")
+@click.option("--commands", is_flag=True, help="Say with which commands, which only read, each hop can be seen by hand.")
+@click.option("-n", "--namespace", help="Namespace of the Service (default: the context's).")
+@click.option("--snapshot", metavar="PATH", help="Read a saved snapshot (folder or .tar.gz) instead of a cluster.")
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colour.")
+@click.option("--allow-partial", is_flag=True, help="What could not be verified does not count (exit 0 instead of 3).")
+@kube_options
+@node_options
+@click.option("-v", "--verbose", count=True, help="Tell every branch in full, and say more on stderr.")
+def trace(**given: Any) -> int:
+    """The way that a packet takes on one node, rule by rule, and what each is for.
+
+    \b
+    Examples:
+      kubectl svcroute trace kuard
+      kubectl svcroute trace kuard --from hairpin --node kubworker3
+      kubectl svcroute trace web -n shop --from outside --to nodeport --commands
+      kubectl svcroute trace web -n shop --to lb:https -o svg=way.svg
+    """  # noqa: D301 - a backslash and b is click's mark for lines that stay as they are
+    from .trace_session import run_trace  # noqa: PLC0415
+
+    return run_trace(given)
+
+
+@cli.group(context_settings=CONTEXT, short_help="Keep what was read of a cluster, to look at it again.")
+def snapshot() -> None:
+    """Keep what was read of a cluster, to look at it again or to send it to a colleague."""
+
+
+@snapshot.command("save")
+@click.argument("path", metavar="PATH")
+@which_options
+@kube_options
+@node_options
+@click.option("--redact", is_flag=True, help="Leave out annotations that no check needs.")
+@verbose_option
+def snapshot_save(**given: Any) -> int:
+    """Read the API and the nodes, and keep it in PATH: a folder, or a .tar.gz.
+
+    Secrets are not part of it: no kubeconfig, no keys, no environment.
+    """
+    from .session import save  # noqa: PLC0415
+
+    path, redact = given.pop("path"), given.pop("redact")
+    return save(_settings(given), path, redact=redact)
+
+
+@cli.command()
+@click.argument("code", required=False)
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colour.")
+def explain(code: str | None, color: str) -> int:
+    """What a finding means, why it happens, and what to do. Without CODE: the list of all."""
+    from .explain import explain as show  # noqa: PLC0415
+
+    click.echo(show(code, color=color), nl=False)
+    return ExitCode.OK
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    from .options import settings  # noqa: PLC0415
+
+    return settings(given)
+
+
+def _check(found: Settings) -> int:
+    from .session import run  # noqa: PLC0415
+
+    return run(found)
+
+
+def _route(arguments: Sequence[str]) -> list[str]:
+    """Put `check` before everything unless the first word that is no option is a subcommand."""
+    takes_value = {
+        name for parameter in check.params if isinstance(parameter, click.Option) and not parameter.is_flag
+        and not parameter.count for name in parameter.opts
+    }  # fmt: skip
+    at, words = 0, list(arguments)
+    while at < len(words):
+        word = words[at]
+        if word == "--":
+            break
+        if word in ("-h", "--help", "--version") and at == 0:
+            return words
+        if word.startswith("-") and word != "-":
+            at += 2 if word in takes_value else 1
+            continue
+        if word in cli.commands and word != "check":
+            return [word, *words[:at], *words[at + 1 :]]
+        break
+    if words[:1] == ["check"]:
+        words[0] = "svc/check"
+    return ["check", *words]
+
+
+def main() -> NoReturn:
+    """Run the plugin and exit with a status of design.md, section 5.
+
+    click ends with 1 on its own errors and Python does on a traceback; 1 means findings here, so neither may pass.
+    """
+    from .startup import prepare  # noqa: PLC0415
+
+    prepare()
+    try:
+        status = cli.main(args=_route(sys.argv[1:]), prog_name=_program(), standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        status = ExitCode.CANNOT_RUN
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        status = ExitCode.INTERRUPTED
+    except UsageError as error:
+        click.echo(f"error: {error}", err=True)
+        status = ExitCode.CANNOT_RUN
+    except SvcrouteError as error:
+        click.echo(f"error: {error}", err=True)
+        status = ExitCode.CANNOT_RUN
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): what was found cannot be told any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = ExitCode.CANNOT_RUN
+    except Exception as error:  # the last resort, so that a bug is not taken for a finding
+        if "-v" in sys.argv or "-vv" in sys.argv or "--verbose" in sys.argv:
+            import traceback  # noqa: PLC0415
+
+            traceback.print_exc()
+        click.echo(
+            f"error: a bug in kubectl-svcroute {__version__}: {type(error).__name__}: {error}"
+            " (run again with -v for the traceback, and report it)",
+            err=True,
+        )
+        status = ExitCode.CANNOT_RUN
+    sys.exit(int(status or 0))

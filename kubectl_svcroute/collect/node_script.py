@@ -1,0 +1,582 @@
+r"""The one script that is run on every node, and the reader of what it prints.
+
+Theory of operation. The script needs nothing but a POSIX shell: no temporary file (the root may be read-only), no
+tool but those whose absence it survives. It is fed to `sh -s` on standard input, so that the login shell of the user
+(csh, fish) never sees it and its nonce never stands in a process list. It prints
+
+    <nonce> start gzip|plain\n                 in the clear, so that a banner or a chatty profile before it is skipped
+    \n<nonce> begin NAME\n<output>             one section per tool, as the tool printed it, byte for byte
+    \n<nonce> end\n<tail of stderr>\n<status>
+    \n<nonce> note NAME\n<why a section was not even begun>
+    \n<nonce> done\n                           proof that the script ran to its end
+
+and everything behind the first line is one gzip stream where the node has gzip. The nonce is drawn anew for each run:
+nothing that was on the node before (a rule's comment, a process's name) can contain it, and so nothing can forge a frame.
+
+What it must never do is change the node. `iptables-legacy-save` and `iptables-nft-save` make the kernel load modules
+that are not there yet, so each runs only where its tables already exist. `nft` is asked for kube-proxy's own tables
+alone: listing everything takes over half a minute of CPU where iptables-nft holds 160,000 rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import CollectError
+from ..model.snapshot import NodeDump
+
+MAX_BYTES = 256 << 20
+"""How much one node may say, decompressed: five times what the largest capture known takes (49 MB of nft JSON)."""
+
+NOISE_LIMIT = 1 << 20
+"""How much may be printed before the script's first line: banners and profiles, not a gigabyte."""
+
+NOT_READ = "not read: "
+"""How a line of tools.txt begins that says why a file could not be read: `not read: FILE: REASON`."""
+
+EMPTY = "empty: "
+"""How a line of tools.txt begins that says that there is nothing to read, and how that is known: `empty: FILE: WHY`.
+
+The kernel holds no such table: on a node in nftables mode that is as it should be, on one in iptables mode all is lost.
+"""
+
+RULE_FILES = (
+    "iptables-save.txt",
+    "ip6tables-save.txt",
+    "iptables-legacy-save.txt",
+    "iptables-nft-save.txt",
+    "ip6tables-legacy-save.txt",
+    "ip6tables-nft-save.txt",
+    "nft-ruleset.json",
+    "nft-ruleset.txt",
+)
+
+_TOOL_SECONDS = 120
+"""A single tool that takes longer hangs: on a node of 160,000 rules, iptables-nft-save can take half a minute of CPU."""
+
+_SETTINGS = r"""
+LC_ALL=C; export LC_ALL
+PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin:/opt/bin; export PATH
+unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
+NL='
+'
+have() { command -v "$1" >/dev/null 2>&1; }
+# The last 2 MB of a stream: enough for whatever is kept in a variable, and a bound on what a sick tool can print.
+if have tail; then last() { tail -c "$1"; }
+else last() { while IFS= read -r l; do printf '%s\n' "$l"; done; printf '%s' "$l"; }
+fi
+if have cat; then show() { cat "$1"; }
+else show() { while IFS= read -r l; do printf '%s\n' "$l"; done <"$1"; }
+fi
+GENTLE=
+if have nice && nice -n 10 true 2>/dev/null; then GENTLE='nice -n 10'; fi
+# busybox before 1.30 spells it `timeout -t 60`; there the reader's own deadline has to do.
+if have timeout && timeout 5 true 2>/dev/null; then GENTLE="$GENTLE timeout @SECONDS@"; fi
+note() { printf '\n%s note %s\n%s' "$K" "$1" "$2"; }
+# Output goes straight through on descriptor 4; the pipe holds stderr, then the status as its last line.
+section() {
+  name=$1; shift
+  printf '\n%s begin %s\n' "$K" "$name"
+  e=$( { "$@" 2>&1 1>&4 4>&- </dev/null; printf '\n%s' "$?"; } | last 1500 )
+  rc=${e##*"$NL"}
+  printf '\n%s end\n%s' "$K" "$e"
+}
+"""
+
+_KUBE_PROXY_PROCESS = r"""
+# The kube-proxy of this network namespace: on a machine that runs kind, the host sees those of its containers too.
+# Only root's: anyone may call a process kube-proxy.
+PROXY=
+for p in /proc/[0-9]*; do
+  c=
+  { IFS= read -r c <"$p/comm"; } 2>/dev/null
+  if [ "$c" = kube-proxy ] && [ -O "$p" ] && [ "$p/ns/net" -ef /proc/self/ns/net ] 2>/dev/null; then PROXY=$p; break; fi
+done
+argv() { if have tr; then tr '\0' '\n' <"$PROXY/cmdline"; else return 127; fi; }
+METRICS= HEALTH=
+if [ -n "$PROXY" ]; then
+  while IFS= read -r a; do
+    case $a in
+      --metrics-bind-address=?*) METRICS=${a#*=} ;;
+      --healthz-bind-address=?*) HEALTH=${a#*=} ;;
+    esac
+  done <<END
+$(argv 2>/dev/null)
+END
+fi
+"""
+
+_CONTAINER = r"""
+# A prefix that runs a tool in the kube-proxy container, for hosts that have no iptables or nft of their own.
+# Asked for only then: crictl and docker cost more than the rest of this script together.
+INSIDE=
+WANTED= OLD_NFT=
+case $(nft -v 2>/dev/null </dev/null) in *"nftables v0."*) OLD_NFT=yes ;; esac
+if [ @TOOLS@ = container ] || [ -n "$OLD_NFT" ] || ! have iptables-save || ! have nft; then WANTED=yes; fi
+if [ -n "$WANTED" ] && have crictl; then
+  c=$(crictl ps --name '^kube-proxy' -q 2>/dev/null </dev/null); c=${c%%"$NL"*}
+  if [ -n "$c" ]; then INSIDE="crictl exec $c"; fi
+fi
+if [ -n "$WANTED" ] && [ -z "$INSIDE" ] && have docker; then
+  c=$(docker ps -q --filter name=k8s_kube-proxy_ 2>/dev/null </dev/null); c=${c%%"$NL"*}
+  if [ -n "$c" ]; then INSIDE="docker exec $c"; fi
+fi
+if [ -n "$WANTED" ] && [ -z "$INSIDE" ] && [ -n "$PROXY" ] && have chroot; then
+  if chroot "$PROXY/root" iptables -V >/dev/null 2>&1 </dev/null; then INSIDE="chroot $PROXY/root"; fi
+fi
+"""
+
+_BACKENDS = r"""
+IPT= NFT=
+if [ @TOOLS@ = container ] || ! have iptables-save; then IPT=$INSIDE; fi
+if [ @TOOLS@ = container ] || [ -n "$OLD_NFT" ] || ! have nft; then NFT=$INSIDE; fi
+runs() { $IPT "$@" -V >/dev/null 2>&1 </dev/null; }
+# /proc names the tables that the legacy backend holds. Without any, iptables-legacy-save would load modules.
+LEGACY4= LEGACY6=
+if [ -r /proc/net/ip_tables_names ]; then LEGACY4=$(show /proc/net/ip_tables_names); fi
+if [ -r /proc/net/ip6_tables_names ]; then LEGACY6=$(show /proc/net/ip6_tables_names); fi
+# nf_tables is loaded by the first program that asks for it; we are not to be that program. Where its module lies on
+# the disk and is not among the loaded ones, it would be; where it is built in, there is nothing to load.
+NFTABLES=yes
+K_RELEASE=$(cat /proc/sys/kernel/osrelease 2>/dev/null)
+for m in "/lib/modules/$K_RELEASE/kernel/net/netfilter/nf_tables.ko"*; do
+  if [ -e "$m" ] && [ ! -d /sys/module/nf_tables ]; then NFTABLES=; fi
+done
+V4=$($IPT iptables -V 2>/dev/null </dev/null) || V4=$($IPT iptables-save -V 2>/dev/null </dev/null)
+V6=$($IPT ip6tables -V 2>/dev/null </dev/null) || V6=$($IPT ip6tables-save -V 2>/dev/null </dev/null)
+backend() { case $1 in *nf_tables*) echo nft ;; ?*) echo legacy ;; esac; }
+OWN4=$(backend "$V4") OWN6=$(backend "$V6")
+"""
+
+_SAVES = r"""
+# saves 4|6 PROGRAM OWN-BACKEND LEGACY-TABLES
+saves() {
+  own=$3 names=$4
+  if ! $IPT "$2" -V >/dev/null 2>&1 </dev/null && ! $IPT "$2-save" -V >/dev/null 2>&1 </dev/null; then
+    note "$2-save.txt" "no $2-save on this node, nor a kube-proxy container that has it"; own=
+  elif [ "$own" = legacy ] && [ -z "$names" ]; then
+    note "$2-save.txt" "no tables: $2 is legacy, and the kernel holds no legacy table"
+  elif [ "$own" = nft ] && [ -z "$NFTABLES" ]; then
+    note "$2-save.txt" "no tables: $2 is nf_tables, and the kernel has not loaded nf_tables"
+  else section "$2-save.txt" $GENTLE $IPT "$2-save"
+  fi
+  if [ "$own" != legacy ] && [ -n "$names" ]; then
+    if runs "$2-legacy-save"; then section "$2-legacy-save.txt" $GENTLE $IPT "$2-legacy-save"
+    elif runs xtables-legacy-multi "$2-save"; then
+      section "$2-legacy-save.txt" $GENTLE $IPT xtables-legacy-multi "$2-save"
+    else note "$2-legacy-save.txt" "the kernel holds legacy tables, and no $2-legacy-save is there to print them"
+    fi
+  fi
+  if [ "$own" != nft ] && [ -n "$NFTABLES" ]; then
+    if runs "$2-nft-save"; then section "$2-nft-save.txt" $GENTLE $IPT "$2-nft-save"
+    elif runs xtables-nft-multi "$2-save"; then section "$2-nft-save.txt" $GENTLE $IPT xtables-nft-multi "$2-save"
+    fi
+  fi
+}
+saves 4 iptables "$OWN4" "$LEGACY4"
+saves 6 ip6tables "$OWN6" "$LEGACY6"
+"""
+
+_NFT = r"""
+# Tables and base chains, of all programs. `list flowtables` prints the names of all tables and `list chains` the chains'
+# heads, each in half a second; `list tables`, of all things, reads every rule of the node first (nft 1.0.6, src/cache.c:
+# what is listed without a case of its own is cached whole): 25 s of CPU where iptables-nft holds 160,000 rules.
+hooks() {
+  if have sed; then
+    { $GENTLE $NFT nft -y list chains; printf 'status %s\n' "$?"; } |
+      sed -n '/^table /p;/^status /p;/^	chain /{N;/ hook /p;}'
+  else printf '%s\nstatus 0\n' "$tables"
+  fi
+}
+if [ -z "$NFTABLES" ]; then note nft-tables.json "no tables: the kernel has not loaded nf_tables"
+elif [ -z "$NFT" ] && [ -n "$OLD_NFT" ]; then
+  note nft-tables.json "nft of this node is older than 1.0: whatever it is asked, it reads every rule of the node"
+elif ! $NFT nft -v >/dev/null 2>&1 </dev/null; then
+  note nft-tables.json "no nft on this node, nor a kube-proxy container that has it"
+elif ! tables=$($GENTLE $NFT nft list flowtables 2>/dev/null </dev/null); then
+  section nft-tables.txt $GENTLE $NFT nft list flowtables
+else
+  section nft-tables.txt hooks
+  json=
+  if $NFT nft -j list flowtables >/dev/null 2>&1 </dev/null; then json=yes; fi
+  for family in ip ip6; do
+    case $NL$tables in *"${NL}table $family kube-proxy {"*)
+      if [ -n "$json" ]; then section "nft-ruleset.json/$family" $GENTLE $NFT nft -j list table "$family" kube-proxy
+      else section "nft-ruleset.txt/$family" $GENTLE $NFT nft list table "$family" kube-proxy
+      fi ;;
+    esac
+  done
+fi
+"""
+
+_HTTP = r"""
+fetch() {
+  if have curl; then curl -q -s -g --noproxy '*' -m 4 "$@"
+  elif have wget; then shift $(($# - 1)); wget -q -O - -T 4 "$1"
+  else return 127
+  fi
+}
+# The body in a variable, so that an answer cut off midway is not printed as if it were whole.
+http() {
+  b=$( { fetch "$@"; printf '\n%s' "$?"; } | last 2000000 )
+  printf '%s' "${b%"$NL"*}"
+  return "${b##*"$NL"}"
+}
+sync_metrics() {
+  b=$( { fetch -f "$1"; printf '\n%s' "$?"; } |
+    grep -E '^(kubeproxy_sync_|kubeproxy_network_programming[a-z_]*timestamp|[0-9]+$)' | last 2000000 )
+  printf '%s' "${b%"$NL"*}"
+  return "${b##*"$NL"}"
+}
+if have curl || have wget; then
+  at=
+  for a in $METRICS 127.0.0.1:10249 '[::1]:10249'; do
+    case $a in
+      0.0.0.0:*) a=127.0.0.1:${a##*:} ;; '[::]':*) a="[::1]:${a##*:}" ;; :*) a=127.0.0.1$a ;; *:*) ;; *) a=$a:10249 ;;
+    esac
+    if fetch -f "http://$a/proxyMode" >/dev/null 2>&1; then at=$a; break; fi
+  done
+  if [ -n "$at" ]; then
+    section proxy-mode.txt http -f "http://$at/proxyMode"
+    section configz.json http -f "http://$at/configz"
+    if have grep; then section metrics.txt sync_metrics "http://$at/metrics"; fi
+  else note proxy-mode.txt "nothing answers at kube-proxy's metrics address (${METRICS:-127.0.0.1:10249})"
+  fi
+  a=${HEALTH:-127.0.0.1:10256}
+  case $a in
+    0.0.0.0:*) a=127.0.0.1:${a##*:} ;; '[::]':*) a="[::1]:${a##*:}" ;; :*) a=127.0.0.1$a ;; *:*) ;; *) a=$a:10256 ;;
+  esac
+  section healthz.json http "http://$a/healthz"
+else note proxy-mode.txt "neither curl nor wget on this node"
+fi
+"""
+
+_REST = r"""
+# Not with `read` from each file: dash and busybox read a byte at a time, and a sysctl ends after the first.
+SYSCTLS="net/ipv4/ip_forward net/ipv6/conf/all/forwarding net/ipv4/conf/all/route_localnet net/ipv4/conf/all/rp_filter
+net/bridge/bridge-nf-call-iptables net/bridge/bridge-nf-call-ip6tables net/netfilter/nf_conntrack_max
+net/netfilter/nf_conntrack_count net/netfilter/nf_conntrack_tcp_be_liberal"
+values() {
+  if have grep; then (cd /proc/sys && grep '' $SYSCTLS /dev/null 2>/dev/null)
+  elif have cat; then for s in $SYSCTLS; do v=$(cat "/proc/sys/$s" 2>/dev/null) && printf '%s:%s\n' "$s" "$v"; done
+  fi
+}
+sysctls() {
+  values | while IFS=: read -r r v; do
+    n= r=$r/
+    while [ -n "$r" ]; do n=$n${n:+.}${r%%/*} r=${r#*/}; done
+    printf '%s = %s\n' "$n" "$v"
+  done
+}
+section sysctl.txt sysctls
+if have ip; then section addresses.txt $GENTLE ip -o addr show; fi
+if have date; then section clock.txt date +%s; fi
+if [ -n "$PROXY" ]; then section kube-proxy-cmdline.txt show "$PROXY/cmdline"; fi
+tools() {
+  printf 'iptables: %s\nip6tables: %s\n' "$V4" "$V6"
+  if [ -n "$NFTABLES" ]; then printf 'nft: %s\n' "$($NFT nft -v 2>/dev/null)"; fi
+  printf 'legacy tables (IPv4): %s\nlegacy tables (IPv6): %s\n' "$(echo $LEGACY4)" "$(echo $LEGACY6)"
+  printf 'nf_tables: %s\n' "${NFTABLES:-not loaded}"
+  if [ -n "$IPT$NFT" ]; then printf 'through: %s\n' "$INSIDE"; fi
+}
+section tools.txt tools
+"""
+
+_FRAME = r"""
+K=@NONCE@
+main() {
+exec 4>&1
+@PARTS@
+printf '\n%s done\n' "$K"
+}
+case "@GZIP@$(command -v gzip 2>/dev/null)" in
+yes?*) printf '%s start gzip\n' "$K"; main </dev/null | gzip -1 -c ;;
+*) printf '%s start plain\n' "$K"; main </dev/null ;;
+esac
+exit
+"""
+
+
+def new_nonce() -> str:
+    """A word that nothing on any node can know beforehand."""
+    return "svcroute-" + secrets.token_hex(16)
+
+
+def node_script(nonce: str, *, tools: str = "host", compress: bool = True) -> str:
+    """The script for `sh -s`. With `tools` "container", iptables and nft are those of the kube-proxy container.
+
+    It ends itself with `exit`: a transport that cannot close standard input still sees it end.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9-]+", nonce):
+        raise ValueError(f"not a nonce: {nonce!r}")
+    if tools not in ("host", "container"):
+        raise ValueError(f"tools is host or container, not {tools!r}")
+    parts = (_SETTINGS, _KUBE_PROXY_PROCESS, _CONTAINER, _BACKENDS, _SAVES, _NFT, _HTTP, _REST)
+    text = _FRAME.replace("@PARTS@", "".join(parts))
+    for mark, value in (
+        ("@NONCE@", nonce),
+        ("@TOOLS@", tools),
+        ("@GZIP@", "yes" if compress else "no"),
+        ("@SECONDS@", str(_TOOL_SECONDS)),
+    ):
+        text = text.replace(mark, value)
+    return text
+
+
+def framed(nonce: str, sections: Sequence[tuple[str, bytes, bytes, int]]) -> bytes:
+    """What the script would have printed: (name, output, stderr, status) of tools that had to be run one by one."""
+    mark = nonce.encode()
+    body = b"".join(
+        b"\n%s begin %s\n%s\n%s end\n%s\n%d" % (mark, name.encode(), out, mark, err, status)
+        for name, out, err, status in sections
+    )
+    return b"%s start plain\n%s\n%s done\n" % (mark, body, mark)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReading:
+    """What one run of the script gave: files whose tool ended well, and for the others the reason in one line."""
+
+    files: Mapping[str, str]
+    reasons: Mapping[str, str]
+    empty: Mapping[str, str]
+    """Rule files of which there is nothing to read, and how that is known. No text: it would look like a lost dump."""
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """Foreign text made fit for one line of a report: control characters gone, white space folded, cut to `limit`."""
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def parse_sections(data: bytes, nonce: str, *, max_bytes: int = MAX_BYTES) -> NodeReading:
+    """Take apart what the script printed. Raises CollectError for anything that is not whole."""
+    body = _body(data, nonce, max_bytes)
+    mark = f"\n{nonce} ".encode()
+    files: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    empty: dict[str, str] = {}
+    position = body.find(mark)
+    if position != 0:
+        raise CollectError("the node's output does not begin as the node script's does")
+    open_section: tuple[str, bytes] | None = None
+    while True:
+        start = position + len(mark)
+        position = body.find(mark, start)
+        if position < 0:
+            break
+        head, _, content = body[start:position].partition(b"\n")
+        words = head.decode("ascii", "replace").split(" ")
+        match words:
+            case ["begin", name] if open_section is None and _NAME.fullmatch(name) and name not in files:
+                open_section = (name, content)
+            case ["end"] if open_section is not None:
+                verdict, text = _judge(*open_section, content)
+                {"file": files, "reason": reasons, "empty": empty}[verdict][open_section[0]] = text
+                open_section = None
+            case ["note", name] if open_section is None and _NAME.fullmatch(name):
+                why = one_line(_text(content))
+                (empty if why.startswith("no tables: ") else reasons)[name] = why
+            case _:
+                raise CollectError(f"the node's output is not framed as the script frames it: {one_line(_text(head), 80)}")
+    if open_section is not None or body[start:] != b"done\n":
+        raise CollectError(_CUT)
+    _join_families(files, reasons)
+    _tables_json(files, reasons)
+    _drop_foreign_backends(files)
+    return NodeReading(files=files, reasons=reasons, empty=empty)
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*(/ip6?)?")
+
+
+def _text(content: bytes) -> str:
+    # Rules are ASCII but for comments; what is not UTF-8 becomes visible, and nothing is lost or raises.
+    return content.decode("utf-8", "backslashreplace")
+
+
+def _body(data: bytes, nonce: str, max_bytes: int) -> bytes:
+    """Everything behind the script's first line, decompressed."""
+    found = data.find(f"{nonce} start ".encode(), 0, NOISE_LIMIT)
+    if found < 0:
+        said = one_line(_text(data[:400]), 120)
+        raise CollectError(f"the node script did not start{': the node says ' + repr(said) if said else ''}")
+    line, newline, rest = data[found : found + 200].partition(b"\n")
+    if not newline:
+        raise CollectError("the node's output was cut off in its first line")
+    rest = data[found + len(line) + 1 :]
+    if line.endswith(b" plain"):
+        end = rest.rfind(f"\n{nonce} done\n".encode())
+        if end < 0:
+            raise CollectError(_CUT)
+        rest = rest[: end + len(nonce) + 7]
+        if len(rest) > max_bytes:
+            raise CollectError(f"the node printed more than {max_bytes >> 20} MiB")
+        return rest
+    if not line.endswith(b" gzip"):
+        raise CollectError("the node script's first line is damaged")
+    inflate = zlib.decompressobj(wbits=31)
+    try:
+        body = inflate.decompress(rest, max_bytes + 1)
+    except zlib.error as error:
+        raise CollectError(f"the node's compressed output is damaged ({one_line(str(error))})") from None
+    if len(body) > max_bytes:
+        raise CollectError(f"the node printed more than {max_bytes >> 20} MiB (decompressed)")
+    if not inflate.eof:
+        raise CollectError(_CUT)
+    return body
+
+
+_CUT = "the node's output was cut off: the node script did not run to its end"
+
+
+def _judge(name: str, content: bytes, ending: bytes) -> tuple[str, str]:
+    """What a section is: ("file", text) when its tool ended with status 0 and said something, else why there is none."""
+    said, _, status = ending.rpartition(b"\n")
+    stderr = one_line(_text(said))
+    behind = f": {stderr}" if stderr else ""
+    if status != b"0":
+        code = one_line(_text(status), 20)
+        if code in ("124", "143"):
+            return "reason", f"gave no answer within {_TOOL_SECONDS} s{behind}"
+        return "reason", f"ended with status {code}{behind}"
+    if not content.strip():
+        # What iptables-save prints of a kernel that holds no table.
+        return ("empty" if name in RULE_FILES else "reason"), f"the tool ended well and printed nothing{behind}"
+    return "file", _without_secrets(content) if name == "kube-proxy-cmdline.txt" else _text(content)
+
+
+_SECRET = re.compile(r"(--?[a-z-]*(?:token|password|secret|passphrase)[a-z-]*)=.*", re.IGNORECASE | re.DOTALL)
+
+
+def _without_secrets(cmdline: bytes) -> str:
+    """kube-proxy's argv, an argument a line, values of secret-looking flags left out."""
+    lines: list[str] = []
+    hide = False
+    for argument in _text(cmdline).rstrip("\0").split("\0"):
+        shown = "…" if hide else _SECRET.sub(r"\1=…", argument)
+        hide = shown == argument and _SECRET.fullmatch(argument + "=") is not None
+        lines.append("".join(c if c.isprintable() else "?" for c in shown))
+    return "\n".join(lines) + "\n"
+
+
+_NFT_HEAD = re.compile(r'\s*\{"nftables": ?\[\{"metainfo": ?\{[^{}]*\}\}')
+_NFT_TAIL = re.compile(r"\]\}\s*\Z")
+
+
+def _join_families(files: dict[str, str], reasons: dict[str, str]) -> None:
+    """Make one document of `nft -j list table ip kube-proxy` and the same of ip6, without loading 50 MB of JSON."""
+    for name in ("nft-ruleset.json", "nft-ruleset.txt"):
+        parts = [files.pop(key) for key in (f"{name}/ip", f"{name}/ip6") if key in files]
+        failed = [reasons.pop(key) for key in (f"{name}/ip", f"{name}/ip6") if key in reasons]
+        if failed:
+            # One family alone would look like a table that is not there.
+            reasons[name] = failed[0]
+            continue
+        if not parts:
+            continue
+        if name.endswith(".txt") or len(parts) == 1:
+            files[name] = "".join(parts)
+            continue
+        first, second = parts
+        tail, head = _NFT_TAIL.search(first, max(0, len(first) - 40)), _NFT_HEAD.match(second)
+        if tail is None or head is None:
+            reasons[name] = "nft printed JSON of a shape that is not known here"
+            continue
+        files[name] = first[: tail.start()] + second[head.end() :]
+
+
+_TABLE = re.compile(r"table (\S+) (\S+) \{")
+_CHAIN = re.compile(r"\tchain (\S+) \{")
+_HOOK = re.compile(r"\t\ttype (\S+) hook (\S+) (?:devices? .*?)?priority (-?\d+);(?: policy (\w+);)?")
+
+
+def _tables_json(files: dict[str, str], reasons: dict[str, str]) -> None:
+    """Make `nft -j list chains` of its text form, as far as tables and base chains go.
+
+    The JSON itself names every chain: 6 MB on a large node, nearly all of them kube-proxy's.
+    """
+    text = files.pop("nft-tables.txt", None)
+    if text is None:
+        if "nft-tables.txt" in reasons:
+            reasons["nft-tables.json"] = reasons.pop("nft-tables.txt")
+        return
+    items: list[dict[str, object]] = [{"metainfo": {"version": "", "json_schema_version": 1}}]
+    status, family, table, chain = "0", "", "", ""
+    for line in text.splitlines():
+        if found := _TABLE.match(line):
+            family, table, chain = found[1], found[2], ""
+            items.append({"table": {"family": family, "name": table, "handle": 0}})
+        elif found := _CHAIN.match(line):
+            chain = found[1]
+        elif chain and (found := _HOOK.match(line)):
+            base = {"type": found[1], "hook": found[2], "prio": int(found[3]), "policy": found[4] or "accept"}
+            items.append({"chain": {"family": family, "table": table, "name": chain, "handle": 0, **base}})
+        elif line.startswith("status "):
+            status = line[7:]
+        elif line.strip() not in ("", "}"):
+            reasons["nft-tables.json"] = f"nft printed chains in a way that is not known here: {one_line(line, 80)}"
+            return
+    if status != "0":
+        reasons["nft-tables.json"] = f"nft list chains ended with status {status}"
+        return
+    files["nft-tables.json"] = json.dumps({"nftables": items}) + "\n"
+
+
+def _drop_foreign_backends(files: dict[str, str]) -> None:
+    """Keep the other backend's dump only where kube-proxy or kubelet has chains in it."""
+    for family in ("iptables", "ip6tables"):
+        for backend in ("legacy", "nft"):
+            name = f"{family}-{backend}-save.txt"
+            if name in files and "\n:KUBE-" not in files[name]:
+                del files[name]
+
+
+def node_dump(data: bytes, nonce: str, *, node: str, via: str, taken: float, max_bytes: int = MAX_BYTES) -> NodeDump:
+    """The dump of one node, from what the script printed. Raises CollectError when no rules could be read at all.
+
+    Why a file is missing stands in tools.txt, in lines that begin with `not read: ` or `empty: `, so that a saved
+    snapshot says it too.
+    """
+    reading = parse_sections(data, nonce, max_bytes=max_bytes)
+    files = dict(reading.files)
+    if not any(name in files or name in reading.empty for name in RULE_FILES):
+        told = [f"{name}: {reason}" for name, reason in reading.reasons.items() if name in RULE_FILES]
+        raise CollectError("no rules could be read: " + ("; ".join(told) or "neither iptables-save nor nft is there"))
+    lines = [f"{NOT_READ}{name}: {reason}\n" for name, reason in sorted(reading.reasons.items())]
+    lines += [f"{EMPTY}{name}: {reason}\n" for name, reason in sorted(reading.empty.items())]
+    files["tools.txt"] = files.get("tools.txt", "") + "".join(lines)
+    return NodeDump(node=node, files=files, via=via, taken=taken)
+
+
+def misprinted(dump: NodeDump) -> bool:
+    """Whether the node's iptables is too old for kube-proxy's rules and prints them wrongly.
+
+    Seen as `DNAT [unsupported revision]` (kubernetes issues 95409, 94754) and as `--to-destination :0` (112477, 114537).
+    kube-proxy's own container has an iptables that prints them right.
+    """
+    return any(
+        "[unsupported revision]" in text or "--to-destination :0" in text
+        for name, text in dump.files.items()
+        if name in RULE_FILES
+    )
+
+
+def read_with(read: Callable[[str], NodeDump]) -> NodeDump:
+    """Read a node with its own tools ("host"); where they misprint the rules, once more with those of the container.
+
+    When that gives nothing better, the first dump stands: its rules are then unreadable, and are reported as such.
+    """
+    dump = read("host")
+    if misprinted(dump):
+        with contextlib.suppress(CollectError):
+            again = read("container")
+            if not misprinted(again):
+                return again
+    return dump

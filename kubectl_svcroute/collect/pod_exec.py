@@ -1,0 +1,338 @@
+"""Reading nodes through their kube-proxy pods, with the API's `pods/exec`, where there is no SSH.
+
+The same script runs, in the kube-proxy container: it shares the node's network namespace and has the very iptables that
+wrote the rules. The stream is a websocket that speaks `v5.channel.k8s.io` or v4 (kubernetes, staging/src/k8s.io/
+apimachinery/pkg/util/remotecommand/constants.go): each message begins with a byte that names its channel. This module
+alone uses websocket-client. The `kubernetes` package's wrapper around it is not used: it sends no impersonation headers,
+so that it would act as the wrong identity, and turns every failure into an exception without a status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote, urlencode, urlsplit
+
+from ..errors import CollectError
+from ..model.snapshot import NodeDump, NodeOutcome, Unreachable
+from .fanout import NodeTarget
+from .node_script import MAX_BYTES, framed, new_nonce, node_dump, node_script, one_line, read_with
+
+STDIN, STDOUT, STDERR, ERROR, CLOSE = 0, 1, 2, 3, 255
+_GRACE_SECONDS = 5.0
+"""How long after the status the rest of the output may take."""
+
+
+class ExecApi(Protocol):
+    """What is needed of the API's client (`collect.kube.KubeApi`): where it is, and who we are."""
+
+    @property
+    def server(self) -> str:
+        """`https://host:port`."""
+
+    @property
+    def configuration(self) -> Any:
+        """Certificates and proxy, as attributes of kubernetes.client.Configuration."""
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Credentials, impersonation, user agent."""
+
+
+class ProxyPod(NamedTuple):
+    """The container that kube-proxy runs in."""
+
+    namespace: str
+    pod: str
+    container: str
+
+
+class ExecResult(NamedTuple):
+    """What a command in a container came to."""
+
+    out: bytes
+    err: bytes
+    status: int
+
+
+class _NoShellError(CollectError):
+    """The container's image has no shell."""
+
+
+def find_proxy_pod(pods: Iterable[Mapping[str, Any]], node: str) -> ProxyPod | None:
+    """The running kube-proxy pod of a node, as the distributions name it.
+
+    kubeadm, EKS and kOps label it `k8s-app: kube-proxy`; AKS, GKE and RKE2 `component: kube-proxy`, the last two as
+    static pods `kube-proxy-<node>`; OpenShift runs it in `openshift-kube-proxy` (`app: kube-proxy`) or, up to 4.16, within
+    `sdn` in `openshift-sdn`. k3s has none: it runs kube-proxy within its own process.
+    """
+    found: list[tuple[int, ProxyPod]] = []
+    for pod in pods:
+        metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
+        if spec.get("nodeName") != node or (pod.get("status") or {}).get("phase") != "Running":
+            continue
+        if metadata.get("deletionTimestamp"):
+            continue
+        name, namespace = str(metadata.get("name", "")), str(metadata.get("namespace", ""))
+        wanted: tuple[str, ...] = ("kube-proxy",)
+        labels = metadata.get("labels") or {}
+        if namespace == "openshift-sdn" and labels.get("app") == "sdn":
+            rank, wanted = 2, ("kube-proxy", "sdn")
+        elif namespace not in ("kube-system", "openshift-kube-proxy"):
+            # Anyone may label a pod so in a namespace of their own; it would be asked for the node's rules.
+            continue
+        elif "kube-proxy" in (labels.get("k8s-app"), labels.get("component"), labels.get("app")):
+            rank = 0
+        elif name.startswith("kube-proxy-"):
+            rank = 1
+        else:
+            continue
+        names = [str(container.get("name", "")) for container in spec.get("containers") or ()]
+        if names:
+            container = next((w for w in wanted if w in names), names[0])
+            found.append((rank, ProxyPod(namespace, name, container)))
+    return min(found)[1] if found else None
+
+
+class ExecReader:
+    """A `NodeReader` through `pods/exec`. Safe to use from many threads."""
+
+    via = "exec"
+
+    def __init__(
+        self,
+        api: ExecApi,
+        pods: Iterable[Mapping[str, Any]],
+        *,
+        connect_timeout: float = 10.0,
+        command_timeout: float = 180.0,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._api = api
+        self._pods = list(pods)
+        self._connect_timeout = connect_timeout
+        self._command_timeout = command_timeout
+        self._max_bytes = max_bytes
+
+    def read(self, target: NodeTarget) -> NodeOutcome:
+        """Read one node through its kube-proxy pod."""
+        try:
+            pod = find_proxy_pod(self._pods, target.name)
+            if pod is None:
+                raise CollectError("no running kube-proxy pod on this node (k3s has none; where there is one, list pods)")
+            return self._read_pod(pod, target)
+        except CollectError as error:
+            return Unreachable(node=target.name, reason=one_line(f"exec: {error}"), via=self.via)
+
+    def close(self) -> None:
+        """Nothing is shared between nodes."""
+
+    def _read_pod(self, pod: ProxyPod, target: NodeTarget) -> NodeDump:
+        try:
+            return read_with(lambda tools: self._read_with_shell(pod, target, tools))
+        except _NoShellError:
+            return self._read_without_shell(pod, target)
+
+    def _read_with_shell(self, pod: ProxyPod, target: NodeTarget, tools: str) -> NodeDump:
+        taken, nonce = time.time(), new_nonce()
+        # On stdin and not as an argument: arguments travel in the URL, which proxies cut and servers log.
+        result = self._run(pod, ["sh", "-s"], node_script(nonce, tools=tools).encode())
+        if result.status != 0:
+            said = one_line(result.err.decode("utf-8", "backslashreplace"))
+            raise CollectError(f"the shell in {pod.pod} ended with status {result.status}" + (f": {said}" if said else ""))
+        return node_dump(result.out, nonce, node=target.name, via=self.via, taken=taken, max_bytes=self._max_bytes)
+
+    def _read_without_shell(self, pod: ProxyPod, target: NodeTarget) -> NodeDump:
+        """The rules alone, a command at a time: what is left where the image has iptables and no shell."""
+        taken, nonce = time.time(), new_nonce()
+        sections: list[tuple[str, bytes, bytes, int]] = []
+
+        def run(name: str, *command: str) -> bytes:
+            try:
+                result = self._run(pod, command, None)
+            except _NoShellError:
+                return b""
+            sections.append((name, *result))
+            return result.out if result.status == 0 else b""
+
+        run("iptables-save.txt", "iptables-save")
+        run("ip6tables-save.txt", "ip6tables-save")
+        # Not `list tables`: that would read every rule of the node first (node_script.py).
+        tables = run("nft-tables.txt", "nft", "list", "flowtables")
+        for family in ("ip", "ip6"):
+            if f"\ntable {family} kube-proxy {{" in "\n" + tables.decode("utf-8", "replace"):
+                run(f"nft-ruleset.json/{family}", "nft", "-j", "list", "table", family, "kube-proxy")
+        if not sections:
+            raise CollectError(f"the image of {pod.pod} has neither a shell nor iptables-save nor nft")
+        run("tools.txt", "iptables", "-V")
+        return node_dump(framed(nonce, sections), nonce, node=target.name, via=self.via, taken=taken, max_bytes=self._max_bytes)
+
+    def _run(self, pod: ProxyPod, command: Sequence[str], stdin: bytes | None) -> ExecResult:
+        return run_in_pod(
+            self._api,
+            pod,
+            command,
+            stdin,
+            connect_timeout=self._connect_timeout,
+            timeout=self._command_timeout,
+            max_bytes=self._max_bytes,
+        )
+
+
+def run_in_pod(
+    api: ExecApi,
+    pod: ProxyPod,
+    command: Sequence[str],
+    stdin: bytes | None,
+    *,
+    connect_timeout: float,
+    timeout: float,
+    max_bytes: int,
+) -> ExecResult:
+    """Run a command in a container, with a bound on time and on bytes.
+
+    Raises CollectError when it cannot be started, when the connection ends before the command's status has come, and
+    when a bound is passed.
+    """
+    import websocket  # noqa: PLC0415 - loaded only by those who read nodes this way
+
+    query = [("command", word) for word in command]
+    query += [("container", pod.container), ("stdout", "true"), ("stderr", "true")]
+    if stdin is not None:
+        query.append(("stdin", "true"))
+    path = f"/api/v1/namespaces/{quote(pod.namespace)}/pods/{quote(pod.pod)}/exec"
+    # http becomes ws, and https wss.
+    url = f"ws{api.server.removeprefix('http')}{path}?{urlencode(query)}"
+    socket: Any = websocket.WebSocket(sslopt=_tls(api.configuration), skip_utf8_validation=True)
+    try:
+        socket.connect(
+            url,
+            timeout=connect_timeout,
+            header=[f"{name}: {value}" for name, value in api.headers()],
+            subprotocols=["v5.channel.k8s.io", "v4.channel.k8s.io"],
+            suppress_origin=True,
+            **_proxy(api.configuration),
+        )
+        if stdin is not None:
+            # A command that could not even start closes before it reads; its status, which follows, says why.
+            with contextlib.suppress(ConnectionError, websocket.WebSocketConnectionClosedException):
+                socket.send_binary(bytes([STDIN]) + stdin)
+                if socket.subprotocol == "v5.channel.k8s.io":
+                    socket.send_binary(bytes([CLOSE, STDIN]))
+        return _receive(socket, time.monotonic() + timeout, timeout, max_bytes)
+    except websocket.WebSocketBadStatusException as error:
+        raise CollectError(_refused(error, pod)) from None
+    except (websocket.WebSocketTimeoutException, TimeoutError):
+        raise CollectError(f"{pod.pod}: the API server gave no answer within {connect_timeout:g} s") from None
+    except (websocket.WebSocketException, OSError, ValueError) as error:
+        raise CollectError(f"{pod.pod}: the connection failed: {one_line(str(error)) or type(error).__name__}") from None
+    finally:
+        socket.shutdown()
+
+
+def _receive(socket: Any, until: float, timeout: float, max_bytes: int) -> ExecResult:
+    """Both streams to their end, and the status."""
+    import websocket  # noqa: PLC0415 - see run_in_pod
+
+    out, err = bytearray(), bytearray()
+    status: bytes | None = None
+    while True:
+        socket.settimeout(max(0.01, until - time.monotonic()))
+        try:
+            opcode, frame = socket.recv_data_frame(control_frame=True)
+        except (websocket.WebSocketTimeoutException, TimeoutError):
+            if status is not None:
+                break
+            raise CollectError(f"the node script did not end within {timeout:g} s ({len(out)} bytes came)") from None
+        except (websocket.WebSocketConnectionClosedException, ConnectionError, ssl.SSLError):
+            break
+        if opcode == websocket.ABNF.OPCODE_CLOSE:
+            break
+        if opcode not in (websocket.ABNF.OPCODE_BINARY, websocket.ABNF.OPCODE_TEXT) or not frame.data:
+            if time.monotonic() > until:
+                raise CollectError(f"the node script did not end within {timeout:g} s ({len(out)} bytes came)")
+            continue
+        channel, data = frame.data[0], memoryview(frame.data)[1:]
+        if channel == STDOUT:
+            out += data
+        elif channel == STDERR:
+            err = (err + data)[-4000:]
+        elif channel == ERROR:
+            status = (status or b"") + bytes(data)
+            until = min(until, time.monotonic() + _GRACE_SECONDS)
+        if len(out) > max_bytes:
+            raise CollectError(f"the node printed more than {max_bytes >> 20} MiB")
+    if status is None:
+        raise CollectError(f"the connection ended before the command did ({len(out)} bytes came)")
+    return ExecResult(bytes(out), bytes(err), _exit_status(status))
+
+
+def _exit_status(status: bytes) -> int:
+    """The exit status in the Status object of the error channel. Raises CollectError when there is none."""
+    try:
+        said = json.loads(status)
+        if said.get("status") == "Success":
+            return 0
+        causes = (said.get("details") or {}).get("causes") or ()
+        for cause in causes:
+            if cause.get("reason") == "ExitCode":
+                return int(cause["message"])
+        message = one_line(str(said.get("message") or said.get("reason") or "unknown"))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        shown = one_line(status.decode("utf-8", "replace"), 120)
+        raise CollectError(f"the command's status is not understood: {shown}") from None
+    if "executable file not found" in message or "no such file or directory" in message:
+        raise _NoShellError(message)
+    raise CollectError(f"the command could not be run: {message}")
+
+
+def _refused(error: Any, pod: ProxyPod) -> str:
+    """Why the API server refused the websocket, in its own words where it has any."""
+    body = error.resp_body or b""
+    try:
+        said = str(json.loads(body).get("message") or "")
+    except (ValueError, AttributeError):
+        said = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
+    said = one_line(said, 200)
+    if error.status_code == 403:
+        return (
+            f"no permission to run commands in pod {pod.namespace}/{pod.pod}: the role needs the verbs get and create on "
+            f"pods/exec in {pod.namespace}" + (f" ({said})" if said else "")
+        )
+    return f"{pod.pod}: the API server answered {error.status_code}" + (f": {said}" if said else "")
+
+
+def _tls(configuration: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if getattr(configuration, "verify_ssl", True):
+        options["cert_reqs"] = ssl.CERT_REQUIRED
+        if getattr(configuration, "ssl_ca_cert", None):
+            options["ca_certs"] = configuration.ssl_ca_cert
+        if getattr(configuration, "assert_hostname", None) is False:
+            options["check_hostname"] = False
+    else:
+        options.update(cert_reqs=ssl.CERT_NONE, check_hostname=False)
+    for ours, theirs in (("cert_file", "certfile"), ("key_file", "keyfile"), ("tls_server_name", "server_hostname")):
+        if getattr(configuration, ours, None):
+            options[theirs] = getattr(configuration, ours)
+    return options
+
+
+def _proxy(configuration: Any) -> dict[str, Any]:
+    proxy = getattr(configuration, "proxy", None)
+    if not proxy:
+        return {}
+    parts = urlsplit(proxy)
+    found: dict[str, Any] = {
+        "http_proxy_host": parts.hostname,
+        "http_proxy_port": parts.port or {"https": 443, "socks5": 1080}.get(parts.scheme, 80),
+        "proxy_type": "socks5h" if parts.scheme.startswith("socks") else "http",
+    }
+    if parts.username:
+        found["http_proxy_auth"] = (parts.username, parts.password or "")
+    if getattr(configuration, "no_proxy", None):
+        found["http_no_proxy"] = [host.strip() for host in configuration.no_proxy.split(",")]
+    return found

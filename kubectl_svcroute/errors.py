@@ -1,0 +1,38 @@
+"""What can go wrong, one base per stage of the data's way.
+
+Every message names the input, the place in it and the remedy: it is shown to a person as it stands, without a
+traceback. An inability to verify is *not* an exception: it is a value (`model.report.Unverified`).
+"""
+
+from __future__ import annotations
+
+
+class SvcrouteError(Exception):
+    """Base of all errors that end the program with exit status 2 and one clear line."""
+
+
+class UsageError(SvcrouteError):
+    """What was asked for makes no sense as asked: a name that does not exist, options that exclude each other."""
+
+
+class CollectError(SvcrouteError):
+    """The API or a node could not be read. For one node this becomes an `Unreachable`; for the API it is fatal."""
+
+
+class SnapshotError(SvcrouteError):
+    """A saved snapshot is damaged, unsafe or not a snapshot."""
+
+
+class ParseError(SvcrouteError):
+    """Text from a node or the API is not what its producer would print.
+
+    `line` is 1-based and 0 when no line can be named; `text` is the offending line, cut to a readable length.
+    """
+
+    def __init__(self, what: str, line: int = 0, text: str = "") -> None:
+        self.what = what
+        self.line = line
+        self.text = text if len(text) <= 160 else text[:157] + "..."
+        place = f"line {line}: " if line else ""
+        quoted = f": {self.text!r}" if text else ""
+        super().__init__(f"{place}{what}{quoted}")

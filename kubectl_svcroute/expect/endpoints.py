@@ -1,0 +1,120 @@
+"""Which endpoints count, for one Service port, one family and one node (kube-proxy-rules.md, section 4).
+
+* An endpoint is *usable* when it is ready; where no ready one is left, one that is still serving while it terminates.
+* The *cluster list* is what most traffic is spread over: the usable endpoints that topology hints leave.
+* The *local list* is what local traffic policies allow: the usable endpoints on the node; hints do not apply.
+* *Any* tells "no endpoints" (reject) from "none here" (drop): whether any usable endpoint exists anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..model.cluster import Node, Service, ServicePort, Slice
+from ..model.net import Backend
+from ..model.plan import Candidate, Selection
+from .versions import Behaviour
+
+
+def candidates(slices: Iterable[Slice], port: ServicePort, family: int, node: Node) -> dict[Backend, Candidate]:
+    """All endpoints of one port and family, by address and port.
+
+    The slice's port is found by name and protocol; the Service's targetPort is not consulted. Where one address and
+    port stands twice (slices that are being repacked), a local copy wins up to 1.35, one that does not terminate from 1.36.
+    """
+    found: dict[Backend, Candidate] = {}
+    me = node.name.strip().lower()
+    for piece in slices:
+        if piece.family != family:
+            continue
+        for number in piece.ports:
+            if number.name != port.name or number.protocol != port.protocol or not number.port:
+                continue
+            for endpoint in piece.endpoints:
+                backend = Backend(endpoint.address, number.port)
+                local = (endpoint.node or "").lower() == me
+                candidate = Candidate(backend=backend, endpoint=endpoint, local=local)
+                other = found.get(backend)
+                if other is None or _wins(candidate, other):
+                    found[backend] = candidate
+    return found
+
+
+def _wins(new: Candidate, old: Candidate) -> bool:
+    if new.endpoint.ready != old.endpoint.ready:
+        return new.endpoint.ready
+    if new.endpoint.terminating != old.endpoint.terminating:
+        return old.endpoint.terminating
+    return new.local and not old.local
+
+
+def select(service: Service, found: dict[Backend, Candidate], node: Node, behaviour: Behaviour, *, external: bool) -> Selection:
+    """Which of the endpoints count. `external`: the port has a node port, a load-balancer IP or an external IP."""
+    internal_local = service.internal_local and behaviour.internal_policy
+    if behaviour.internal_yields and service.external_local:
+        internal_local = False
+    external_local = service.external_local and external
+    everything = list(found.values())
+    usable = everything
+    if service.publish_not_ready and not behaviour.reads_slices:
+        usable = everything
+    ready = [c for c in usable if c.endpoint.ready]
+    spare = [c for c in usable if c.endpoint.serving and c.endpoint.terminating and not c.endpoint.ready]
+    fallback = behaviour.terminating == "always"
+    local_fallback = fallback or (behaviour.terminating == "external-local" and external_local)
+    cluster: Sequence[Candidate] = ()
+    if not internal_local or external:
+        cluster = _by_topology(service, ready, node, behaviour)
+        if not cluster and fallback:
+            cluster = spare
+    local: Sequence[Candidate] = ()
+    if internal_local or external_local:
+        local = [c for c in ready if c.local] or ([c for c in spare if c.local] if local_fallback else [])
+    present = bool(cluster)
+    if internal_local or external_local:
+        present = present or bool(ready) or (local_fallback and bool(spare))
+    return Selection(
+        cluster=tuple(sorted(c.backend for c in cluster)),
+        local=tuple(sorted(c.backend for c in local)),
+        any=present,
+        known=found,
+    )
+
+
+def _by_topology(service: Service, ready: list[Candidate], node: Node, behaviour: Behaviour) -> list[Candidate]:
+    """The ready endpoints that hints leave to this node; all of them unless every one has hints and some name it."""
+    if not ready or (behaviour.hints_need_annotation and service.hints_annotation in ("", "disabled", "Disabled")):
+        return ready
+    if behaviour.node_hints and all(c.endpoint.node_hints is not None for c in ready):
+        mine = [c for c in ready if node.name in (c.endpoint.node_hints or ())]
+        if mine:
+            return mine
+    if behaviour.zone_hints and node.zone and all(c.endpoint.zone_hints is not None for c in ready):
+        mine = [c for c in ready if node.zone in (c.endpoint.zone_hints or ())]
+        if mine:
+            return mine
+    return ready
+
+
+def plain_backends(slices: Iterable[Slice], port: ServicePort, family: int) -> dict[str, Backend] | None:
+    """The backends of a port by their text, where every endpoint is ready, unhinted and stands once; None otherwise.
+
+    For such a port `select` says the same on every node: all of them (as long as no local policy asks for less).
+    """
+    found: dict[str, Backend] = {}
+    name, protocol = port.name, port.protocol
+    for piece in slices:
+        if piece.family != family:
+            continue
+        for number in piece.ports:
+            if number.name != name or number.protocol is not protocol:
+                continue
+            for endpoint in piece.endpoints:
+                if not endpoint.ready or endpoint.zone_hints is not None or endpoint.node_hints is not None:
+                    return None
+                backend = Backend(endpoint.address, number.port)
+                text = str(backend)
+                if text in found:
+                    return None
+                found[text] = backend
+    return found or None

@@ -1,0 +1,31 @@
+"""What the audit of one node comes to: small enough to keep for thousands of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .net import Backend
+from .report import Finding, NodeRow, Unverified
+
+ShareKey = tuple[str, str, Backend]
+"""(Service, its port as text, backend)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeResult:
+    """One node's findings, what of it is not verified, and the share that each endpoint gets."""
+
+    row: NodeRow
+    findings: tuple[Finding, ...] = ()
+    unverified: tuple[Unverified, ...] = ()
+    shares: Mapping[ShareKey, float] = field(default_factory=dict)
+    """Share of a pod's new connections to the cluster IP."""
+    even: frozenset[str] = frozenset()
+    """Services all of whose endpoints get the same share, as they should: nothing is kept of them in `shares`."""
+    wrong: frozenset[ShareKey] = frozenset()
+    unverified_services: frozenset[str] = frozenset()
+    """Services of which something could not be verified here; all of them when `row.verified` is false and this is empty."""
+    ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Service -> the rule lines that a pod's packet to its first cluster IP walked."""
+    frontends: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -1,0 +1,614 @@
+"""One node on its way from text to result: parse, expect, observe, compare, roll up.
+
+The text is let go when `NodeAudit.judge` returns: what is left, a `NodeResult`, is small enough to keep for thousands of nodes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from .alike import Alike, PortCone
+from .checks import structure, structure_nft
+from .checks.blame import Facts
+from .checks.compare import Case, compare
+from .checks.heal import Healing
+from .checks.landmarks import IPTABLES, NFTABLES, Landmarks
+from .checks.node import health, parse_sysctl, sysctls
+from .checks.observation import Observation, Unsure
+from .checks.rollup import roll_up
+from .errors import ParseError
+from .expect.names import endpoint_hash, nft_endpoint, service_hash
+from .expect.routes import LOOPBACK, NodeView, detector_of, never_clients, plan_service
+from .expect.versions import Behaviour, behaviour
+from .model.cluster import Node, ProxyConfig, Service, ServicePort
+from .model.net import Backend, FrontendKind, host_port
+from .model.nft import NftRules
+from .model.node_result import NodeResult, ShareKey
+from .model.plan import Expectation, PortPlan
+from .model.ranges import ALL, Ranges, network, number, single, subtract, union
+from .model.report import Finding, NodeRow, Severity, Unverified
+from .model.routes import Action, Client
+from .model.ruleset import IptablesRules
+from .model.snapshot import NodeDump
+from .model.ways import Observed
+from .observe.iptables import base_chains
+from .observe.merge import merge
+from .observe.nftables import base_chains as nft_base_chains
+from .observe.observe import Asker
+from .observe.packet import Interface, NodeContext
+from .observe.twins import Twins
+from .observe.walk import Hooks
+from .parse.iptables_save import parse_iptables_save
+from .parse.mode import node_mode
+from .parse.nft_json import parse_nft_json
+from .parse.nft_tables import foreign_tables
+from .parse.nft_text import parse_nft_text
+
+if TYPE_CHECKING:
+    from .audit import Audit
+
+FILES = {4: "iptables-save.txt", 6: "ip6tables-save.txt"}
+"""Family -> the file of a snapshot that holds what the node's own iptables prints."""
+_OTHERS = {
+    4: ("iptables-legacy-save.txt", "iptables-nft-save.txt"),
+    6: ("ip6tables-legacy-save.txt", "ip6tables-nft-save.txt"),
+}
+_SYSCTLS = (
+    # Every node that does NAT has these, so a sysctl.txt without one was cut off.
+    "net.ipv4.ip_forward",
+    "net.ipv4.conf.all.route_localnet",
+    "net.netfilter.nf_conntrack_max",
+    "net.netfilter.nf_conntrack_count",
+)
+_FEW_SERVICES = 16
+"""Up to so many Services asked for, the way through the rules is kept for each, to be shown."""
+LARGE_CLUSTER = 1000
+"""Endpoints from which on kube-proxy leaves out comments and defers deletions (kube-proxy-rules.md 3.15)."""
+
+
+def _why_absent(dump: NodeDump, file: str) -> str:
+    """Why the node could not give a file, as its tools.txt says; empty when it does not."""
+    start = f"not read: {file}: "
+    lines = dump.files.get("tools.txt", "").splitlines()
+    return next((line[len(start) :] for line in lines if line.startswith(start)), "")
+
+
+def _said_empty(dump: NodeDump, file: str) -> bool:
+    """Whether the node itself said that its kernel has no rules, so that there was nothing to put into a file."""
+    return any(line.startswith(f"empty: {file}:") for line in dump.files.get("tools.txt", "").splitlines())
+
+
+def _leftovers(others: Sequence[IptablesRules]) -> Iterator[Observation]:
+    """kube-proxy's iptables rules on a node that runs in nftables mode: do they still catch packets?"""
+    for rules in others:
+        if not structure.programmed(rules):
+            continue
+        live = any(target == "KUBE-SERVICES" for _, target in structure.hooks(rules))
+        says = "still catch packets" if live else "stand idle"
+        yield Observation(
+            code="SR505" if live else "SR506",
+            node_wide=True,
+            service=None,
+            key=rules.source,
+            message=f"kube-proxy's iptables rules in {rules.source} {says}, and kube-proxy runs in nftables mode",
+            evidence=(structure.programmed_sample(rules),),
+            place="foreign",
+        )
+
+
+class NodeAudit:
+    """One node on its way from text to result."""
+
+    def __init__(self, whole: Audit, node: Node, dump: NodeDump) -> None:
+        self.whole = whole
+        self.node = node
+        self.dump = dump
+        self.unverified: list[Unverified] = []
+        self.observations: list[Observation] = []
+        self.unsure: dict[tuple[str, str, str], tuple[Unsure, int]] = {}
+        self.unverified_services: set[str] = set()
+        self.shares: dict[ShareKey, float] = {}
+        self.wrong: set[ShareKey] = set()
+        self.even: set[str] = set()
+        self.ways: dict[str, tuple[str, ...]] = {}
+        self.frontends: dict[str, list[str]] = defaultdict(list)
+        self.translated: dict[tuple[str, int], set[str]] = defaultdict(set)
+        """(`*`, or a code that only some can have; family) -> Services that could have it."""
+        self.sysctl: dict[str, str] = {}
+        self.mode = ""
+
+    def judge(self) -> NodeResult:
+        """The way of one node, from its files to its findings."""
+        config = self.whole.config_of(self.node, self.dump, self.unverified)
+        if config is None:
+            return self._result(None, None)
+        self.mode = self._mode(config)
+        if self.mode not in ("iptables", "nftables"):
+            return self._result(config, None)
+        think = behaviour(config, mode=self.mode)
+        if not self._endpoints_known(think):
+            return self._result(config, None)
+        families = self._families(config, think)
+        self._node_files(think, families)
+        self._foreign_tables(families)
+        if self.mode == "nftables":
+            self._nft(families, config, think)
+            return self._result(config, think)
+        for family in (4, 6):
+            if family in families:
+                self._family(family, config, think)
+            elif FILES[family] in self.dump.files:
+                # Nothing asked for depends on it; but a file that is there was read whole, or something went wrong.
+                self._rules(family, config, needed=False)
+        return self._result(config, think)
+
+    # ---- what the node shows ----------------------------------------------------------------------------------------
+
+    def _mode(self, config: ProxyConfig) -> str:
+        """The node's mode, by what kube-proxy answered, else by what the node holds, else by what the cluster says."""
+        text = self.dump.files.get("proxy-mode.txt")
+        if text is not None and text.strip() not in ("iptables", "nftables", "ipvs"):
+            self._cannot("SR902", f"proxy-mode.txt holds {text!r}, which is no mode of kube-proxy")
+            return ""
+        shown = node_mode(self.dump.files)
+        mode = shown.mode
+        if mode in ("none", "unknown") and config.mode in ("iptables", "nftables"):
+            # A node that shows nothing where the cluster says what it should show: that is the finding.
+            mode = config.mode
+        if mode not in ("iptables", "nftables"):
+            ask = f"; what would tell: {shown.remedy}" if shown.remedy else ""
+            self._cannot("SR904", f"{shown.why}{ask}")
+            return mode
+        for other in shown.leftovers:
+            if other != "iptables":  # iptables' are looked at where its rules are read
+                self.observations.append(
+                    Observation(
+                        code="SR505",
+                        node_wide=True,
+                        service=None,
+                        key=other,
+                        message=f"kube-proxy runs in {mode} mode, and rules of its {other} mode are still there",
+                        evidence=(shown.why,),
+                        place="foreign",
+                    )
+                )
+        return mode
+
+    def _foreign_tables(self, families: list[int]) -> None:
+        """nftables tables of other programs that packets meet and that were not read: said, not taken for harmless."""
+        text = self.dump.files.get("nft-tables.json")
+        if text is None:
+            return
+        walked = [(family, "kube-proxy") for family in ("ip", "ip6")]
+        if (dumped := self.dump.files.get("nft-ruleset.json")) is not None:
+            try:
+                walked += list(parse_nft_json(dumped, source="nft-ruleset.json").tables)
+            except ParseError:
+                return  # said where its rules are asked for
+        printed = [f for f in (4, 6) if any(file in self.dump.files for file in (FILES[f], *_OTHERS[f]))]
+        try:
+            for table in foreign_tables(text, walked=walked, iptables=printed):
+                if table.family == "inet" or {"ip": 4, "ip6": 6}.get(table.family) in families:
+                    reason = f"nftables table {table} sees packets of Services, and its rules were not read"
+                    self.unverified.append(Unverified(code="SR909", node=self.node.name, reason=reason))
+        except ParseError as error:
+            self._cannot("SR902", f"nft-tables.json: {error}")
+
+    def _endpoints_known(self, think: Behaviour) -> bool:
+        """Without the endpoints there is nothing to compare with, and an empty list of them is not the same as none."""
+        objects = self.whole.objects
+        needed = "endpointslices" if think.reads_slices else "endpoints"
+        if needed in objects or not any(not s.skipped for s in self.whole.services):
+            return True
+        kind = "EndpointSlices" if think.reads_slices else "Endpoints, which this version of kube-proxy reads,"
+        self._cannot("SR907", f"{kind} could not be read from the API, so what this node should do is not known")
+        return False
+
+    def _cannot(self, code: str, reason: str) -> None:
+        self.unverified.append(Unverified(code=code, node=self.node.name, reason=reason))
+        self.unverified_services.update(s.key for s in self.whole.services if not s.skipped)
+
+    def _families(self, config: ProxyConfig, think: Behaviour) -> list[int]:
+        """The families of the Services asked for, as far as this kube-proxy serves both."""
+        wanted = {6 if ":" in ip else 4 for s in self.whole.services if not s.skipped for ip in s.cluster_ips}
+        if not think.dual_stack and len(wanted) > 1:
+            wanted = {6 if config.cluster_cidrs and ":" in config.cluster_cidrs[0] else 4}
+        return sorted(wanted)
+
+    def _node_files(self, think: Behaviour, families: list[int]) -> None:
+        text = self.dump.files.get("sysctl.txt")
+        if text is not None:
+            try:
+                self.sysctl = parse_sysctl(text)
+                for name in _SYSCTLS + (("net.ipv6.conf.all.forwarding",) if 6 in families else ()):
+                    if name not in self.sysctl:
+                        self._cannot("SR902", f"sysctl.txt does not tell {name}: it is not whole")
+                        break
+            except ParseError as error:
+                self._cannot("SR902", f"sysctl.txt: {error}")
+            self.observations.extend(
+                sysctls(self.sysctl, families=frozenset(families), localhost_node_ports=think.localhost_node_ports)
+            )
+        text = self.dump.files.get("healthz.json")
+        if text is not None:
+            try:
+                self.observations.extend(health(text))
+            except ParseError as error:
+                self._cannot("SR902", f"healthz.json: {error}")
+
+    def _rules(self, family: int, config: ProxyConfig, *, needed: bool = True) -> list[IptablesRules]:
+        """What the kernel runs in one family: the backend that holds kube-proxy's rules first, then the other."""
+        found: list[IptablesRules] = []
+        for file in (FILES[family], *_OTHERS[family]):
+            if file not in self.dump.files:
+                continue
+            try:
+                rules = parse_iptables_save(self.dump.files[file], family=family, source=file)
+            except ParseError as error:
+                self._cannot("SR902", f"{file}: {error}")
+                return []
+            if found and rules.flavour and rules.flavour == found[0].flavour:
+                continue  # the same backend under its other name
+            found.append(rules)
+        if not needed:
+            return found
+        if not found and _said_empty(self.dump, FILES[family]):
+            # The kernel holds no rules at all: that is known, and every Service says so.
+            return [IptablesRules(family=family, tables={}, source=FILES[family])]
+        if not found:
+            name = "iptables-save" if family == 4 else "ip6tables-save"
+            why = _why_absent(self.dump, FILES[family]) or f"{name} was not read"
+            self._cannot("SR902", f"{FILES[family]} is not there ({why}), and the Services have IPv{family} addresses")
+            return []
+        found.sort(key=lambda rules: not structure.programmed(rules))
+        first = found[0]
+        for table in ["nat", "filter"] + (["mangle"] if config.version >= (1, 16) else []):
+            if table not in first.tables:
+                self._cannot("SR902", f"{first.source}: table {table} is not in it, and kube-proxy always has it")
+                return []
+        if len(found) > 1 and structure.programmed(found[1]):
+            self.observations.append(
+                Observation(
+                    code="SR502",
+                    node_wide=True,
+                    service=None,
+                    key=str(family),
+                    message=f"Service chains stand in {first.source} and in {found[1].source}: one of the two is a leftover",
+                    evidence=tuple(structure.programmed_sample(rules) for rules in found),
+                    place="hook",
+                )
+            )
+            # Which of the two NAT tables comes first depends on which was registered first, and no dump tells.
+            return [first]
+        return found
+
+    # ---- one family -------------------------------------------------------------------------------------------------
+
+    def _family(self, family: int, config: ProxyConfig, think: Behaviour) -> None:
+        sources = self._rules(family, config)
+        if not sources:
+            return
+        rules = sources[0]
+        view = self.view(family, config, think)
+        landmarks = IPTABLES
+        facts = Facts(
+            services_programmed=structure.services_programmed(rules),
+            hooks=structure.hooks(rules),
+        )
+        asker = self.asker(view, merge(base_chains(r) for r in sources))
+        twins = Twins(rules, cells=(view.detector.pods, view.pod_networks), local=view.local)
+        alike = Alike(twins, view) if len(sources) == 1 and twins.usable and not self.whole.thorough else None
+        stops = self._services(view, asker, landmarks, facts, alike)
+        frame = structure.Frame(
+            rules=rules,
+            version=config.version,
+            localhost_node_ports=think.localhost_node_ports,
+            route_localnet={"0": False, "1": True}.get(self.sysctl.get("net.ipv4.conf.all.route_localnet", "")),
+            detects_cidr=view.detector.kind == "cidr",
+            dual_stack_services=True,
+        )
+        for check in (structure.filter_hooks, structure.forward_chain, structure.localnet_guard, structure.canaries):
+            self.observations.extend(check(frame))
+        self.observations.extend(structure.idle_stops(frame, stops))
+        if self.whole.known is not None:
+            self.observations.extend(structure.duplicates(frame, self._owners))
+            self.observations.extend(structure.leftover_chains(frame))
+            self.observations.extend(structure.deleted_services(frame, self.whole.known))
+
+    def _services(
+        self, view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts, alike: Alike | None
+    ) -> structure.Stops:
+        """Judge every Service asked for in one family; returns where anybody should be stopped."""
+        stops = structure.Stops()
+        for service in self.whole.services:
+            if service.skipped:
+                continue
+            slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
+            cones = alike.cones(service, slices) if alike is not None else None
+            if alike is not None and cones is not None and all(cone.twin for cone in cones):
+                self._twin(service, cones, view)
+                continue
+            before = (len(self.observations), len(self.unsure))
+            for plan in plan_service(service, slices, view):
+                self._port(plan, view, asker, landmarks, facts)
+                for expectation in plan.expectations:
+                    stops.add(service.key, expectation)
+            if alike is not None and cones is not None and before == (len(self.observations), len(self.unsure)):
+                alike.learn(cones)
+        return stops
+
+    # ---- nftables mode ----------------------------------------------------------------------------------------------
+
+    def _nft_rules(self) -> NftRules | None:
+        """kube-proxy's tables, and whatever else stands in the same file; None (with the reason) when not readable."""
+        for file, parse in (("nft-ruleset.json", parse_nft_json), ("nft-ruleset.txt", parse_nft_text)):
+            text = self.dump.files.get(file)
+            if text is None:
+                continue
+            try:
+                return parse(text, source=file)
+            except ParseError as error:
+                self._cannot("SR902", f"{file}: {error}")
+                return None
+        why = _why_absent(self.dump, "nft-ruleset.json") or "its tables were not read"
+        self._cannot("SR902", f"nft-ruleset.json is not there: kube-proxy runs in nftables mode, and {why}")
+        return None
+
+    def _nft(self, families: list[int], config: ProxyConfig, think: Behaviour) -> None:
+        rules = self._nft_rules()
+        if rules is None:
+            return
+        for family in (4, 6):
+            # iptables' tables beside kube-proxy's see the same packets: a CNI's, a firewall's, or leftovers.
+            present = any(file in self.dump.files for file in (FILES[family], *_OTHERS[family]))
+            others = self._rules(family, config, needed=False) if present else []
+            if family not in families:
+                continue
+            view = self.view(family, config, think)
+            table = structure_nft.proxy_table(rules, family)
+            facts = Facts(
+                services_programmed=structure_nft.services_programmed(table),
+                node_port_lookup=table is not None and "service-nodeports" in structure_nft.looked_up(table, "services"),
+                hairpin_rule=structure_nft.hairpin_rule(table, config.version),
+                hooks=structure_nft.hooks(table),
+            )
+            printed = {("ip" if family == 4 else "ip6", name) for other in others for name in other.tables}
+            hooks = merge([nft_base_chains(rules, family, skip_tables=printed), *(base_chains(other) for other in others)])
+            stops = self._services(view, self.asker(view, hooks), NFTABLES, facts, None)
+            self.observations.extend(_leftovers(others))
+            if table is None:
+                continue  # every Service says so already
+            frame = structure_nft.NftFrame(table=table, family=family, version=config.version)
+            self.observations.extend(structure_nft.filter_hooks(frame))
+            self.observations.extend(structure_nft.lookups(frame))
+            self.observations.extend(structure_nft.idle_stops(frame, stops))
+            self.observations.extend(structure_nft.missing_stops(frame, stops))
+            self.observations.extend(structure_nft.rejecting(frame))
+            if self.whole.known is not None:
+                self.observations.extend(structure_nft.deleted_services(frame, self.whole.known))
+                self.observations.extend(structure_nft.cluster_ips(frame, self.whole.known))
+
+    def _twin(self, service: Service, cones: Sequence[PortCone], view: NodeView) -> None:
+        """Note what is known of a Service whose rules are those of one that was walked."""
+        key = service.key
+        for cone in cones:
+            dialled = [(address, cone.port.port) for address in cone.ask.addresses]
+            if cone.port.node_port:
+                dialled += [(address, cone.port.node_port) for address in view.node.ips(view.family)]
+            for address, number_ in dialled:
+                self.frontends[key].append(f"{host_port(address, number_)}/{cone.port.protocol.value}")
+        self.even.add(key)
+        self.translated["*", view.family].add(key)
+        self.translated["SR302", view.family].add(key)
+        if key not in self.ways and len(self.whole.services) <= _FEW_SERVICES:
+            self.ways[key] = tuple(cones[0].cone.text.split("\n"))
+
+    def _owners(self) -> dict[str, str]:
+        """Chain -> Service, for all that is expected; made only when a chain needs an owner."""
+        found: dict[str, str] = {}
+        for service in self.whole.services:
+            slices = self.whole.slices_of(service)
+            for port in service.ports:
+                backends = [Backend(e.address, n.port) for piece in slices for n in piece.ports for e in piece.endpoints]
+                found.update(_chains_of(service, port, backends))
+        return found
+
+    def view(self, family: int, config: ProxyConfig, think: Behaviour) -> NodeView:
+        """What expectations on this node depend on."""
+        whole = self.whole
+        ips = self.node.ips(family)
+        local = union([*(single(number(a)) for a in ips), LOOPBACK[family], *self._interface_addresses(family)])
+        mine = union(network(c) for c in self.node.pod_cidrs if (":" in c) == (family == 6))
+        running = union(single(number(ip)) for ip in whole.state.pod_ips.get(self.node.name, ()) if (":" in ip) == (family == 6))
+        clusters = union(network(c) for c in config.cluster_cidrs if (":" in c) == (family == 6))
+        pods = subtract(union((mine, running)) or clusters or whole.all_pods[family], union((local, whole.node_ips[family])))
+        networks = subtract(
+            union((clusters, whole.pod_cidrs[family], whole.all_pods[family])), union((local, whole.node_ips[family]))
+        )
+        outside = subtract(
+            ALL[family],
+            union((never_clients(family), networks, clusters, whole.pod_cidrs[family], whole.node_ips[family], local)),
+        )
+        return NodeView(
+            node=self.node,
+            family=family,
+            behaviour=think,
+            config=config,
+            detector=detector_of(config, self.node, family),
+            local=local,
+            address=ips[0] if ips else "",
+            pods=pods,
+            outside=outside,
+            pod_networks=networks,
+        )
+
+    def _interface_addresses(self, family: int) -> list[Ranges]:
+        """The addresses of the node's interfaces, where `ip -o addr` was read."""
+        text = self.dump.files.get("addresses.txt", "")
+        word = "inet" if family == 4 else "inet6"
+        found = []
+        for line in text.splitlines():
+            parts = line.split()
+            if word in parts and parts.index(word) + 1 < len(parts):
+                try:
+                    found.append(single(number(parts[parts.index(word) + 1].partition("/")[0])))
+                except ValueError:
+                    continue
+        return found
+
+    @staticmethod
+    def asker(view: NodeView, hooks: Hooks) -> Asker:
+        """The node's rules, ready to be asked."""
+        patterns = frozenset([view.detector.pattern]) if view.detector.pattern else frozenset[str]()
+        return Asker(
+            hooks=hooks,
+            context=NodeContext(family=view.family, local=view.local, pod_networks=view.pod_networks),
+            pod_side=Interface(fits=patterns, not_fits=frozenset({"lo"})),
+            uplink=Interface(not_fits=patterns | {"lo"}),
+        )
+
+    def _port(self, plan: PortPlan, view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts) -> None:
+        service = plan.service.key
+        config = view.config
+
+        def chains(backend: Backend) -> frozenset[str]:
+            if view.behaviour.nftables:
+                svc, port_ = plan.service, plan.port
+                name = nft_endpoint(svc.namespace, svc.name, port_.name, port_.protocol, backend.address, backend.port)
+                return frozenset(("endpoint-" + name,))
+            return frozenset(
+                "KUBE-SEP-"
+                + endpoint_hash(
+                    plan.service.namespace,
+                    plan.service.name,
+                    plan.port.name,
+                    plan.port.protocol,
+                    backend.address,
+                    backend.port,
+                    colon=colon,
+                )
+                for colon in (False, True)
+            )
+
+        for expectation in plan.expectations:
+            text = str(expectation.frontend)
+            if text not in self.frontends[service]:
+                self.frontends[service].append(text)
+            if expectation.action is Action.TRANSLATE:
+                self.translated["*", view.family].add(service)
+                if expectation.client is Client.HAIRPIN:
+                    self.translated["SR302", view.family].add(service)
+            from_pod = expectation.client in (Client.POD, Client.HAIRPIN)
+            observed = asker.ask(expectation.frontend, expectation.sources, from_node=expectation.from_node, from_pod=from_pod)
+            case = Case(
+                plan=plan,
+                expectation=expectation,
+                observed=observed,
+                landmarks=landmarks,
+                facts=facts,
+                pod_networks=view.pod_networks,
+                tolerance=view.behaviour.share_tolerance,
+                mark=1 << config.masquerade_bit,
+                clears_mark=view.behaviour.clears_mark,
+                endpoint_chain=chains,
+            )
+            for result in compare(case):
+                if isinstance(result, Observation):
+                    self.observations.append(result)
+                else:
+                    self._not_sure(result)
+            self._note_shares(plan, expectation, observed, view)
+
+    def _not_sure(self, unsure: Unsure) -> None:
+        key = (unsure.code, unsure.service, unsure.reason)
+        first, count = self.unsure.get(key, (unsure, 0))
+        self.unsure[key] = (first, count + 1)
+        self.unverified_services.add(unsure.service)
+
+    def _note_shares(self, plan: PortPlan, expectation: Expectation, observed: Observed, view: NodeView) -> None:
+        """Keep what the table shows: a pod's shares on the cluster IP (the node's own where it can have no pods)."""
+        wanted_client = Client.POD if view.pods else Client.NODE
+        if expectation.frontend.kind is not FrontendKind.CLUSTER_IP or expectation.client is not wanted_client:
+            return
+        service, port = plan.service.key, str(plan.port)
+        got: dict[Backend, float] = {}
+        atom = observed.atoms[0]
+        for leg, share in atom.shares.items():
+            if leg.backend is not None:
+                got[leg.backend] = got.get(leg.backend, 0.0) + share
+        fair = 1 / len(expectation.backends) if expectation.action is Action.TRANSLATE else 0.0
+        for backend in {*got, *expectation.backends}:
+            key = (service, port, backend)
+            self.shares[key] = got.get(backend, 0.0)
+            should = fair if backend in expectation.backends else 0.0
+            if abs(got.get(backend, 0.0) - should) > 1e-4 + 2 * view.behaviour.share_tolerance:
+                self.wrong.add(key)
+        if service not in self.ways and atom.ends:
+            self.ways[service] = tuple(dict.fromkeys(step.rule for step in atom.ends[0].way))
+
+    # ---- the result -------------------------------------------------------------------------------------------------
+
+    def _result(self, config: ProxyConfig | None, think: Behaviour | None) -> NodeResult:
+        for (code, service, reason), (first, count) in self.unsure.items():
+            more = f" ({count} of its addresses and clients)" if count > 1 else ""
+            self.unverified.append(
+                Unverified(
+                    code=code,
+                    node=self.node.name,
+                    service=service,
+                    reason=f"{first.frontend} from {first.client}: {reason}{more}",
+                    evidence=first.evidence,
+                )
+            )
+        findings: list[Finding] = []
+        if think is not None and config is not None:
+            healing = Healing(
+                rewrites_always=think.rewrites_always,
+                hourly=think.hourly_full_sync,
+                version=config.version,
+                large=self.whole.endpoints_total > LARGE_CLUSTER,
+                nftables=think.nftables,
+            )
+            findings = roll_up(
+                self.node.name,
+                self.observations,
+                heals=healing.of,
+                services_expected={key: len(names) for key, names in self.translated.items()},
+            )
+        version = f"{config.version[0]}.{config.version[1]}" if config else ""
+        return NodeResult(
+            row=NodeRow(
+                node=self.node.name,
+                verified=not self.unverified,
+                mode=self.mode,
+                version=version,
+                via=self.dump.via,
+                errors=sum(f.severity is Severity.ERROR for f in findings),
+                warnings=sum(f.severity is Severity.WARNING for f in findings),
+            ),
+            findings=tuple(findings),
+            unverified=tuple(self.unverified),
+            shares=self.shares,
+            wrong=frozenset(self.wrong),
+            even=frozenset(self.even),
+            unverified_services=frozenset(self.unverified_services),
+            ways=self.ways,
+            frontends={key: tuple(found) for key, found in self.frontends.items()},
+        )
+
+
+def _chains_of(service: Service, port: ServicePort, backends: Iterable[Backend]) -> dict[str, str]:
+    """The chains of one Service port -> the Service, under both spellings of an unnamed port."""
+    found = {}
+    for colon in (False, True):
+        hashed = service_hash(service.namespace, service.name, port.name, port.protocol, colon=colon)
+        for prefix in ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-"):
+            found[prefix + hashed] = service.key
+        for backend in backends:
+            name = endpoint_hash(
+                service.namespace, service.name, port.name, port.protocol, backend.address, backend.port, colon=colon
+            )
+            found["KUBE-SEP-" + name] = service.key
+    return found

@@ -1,0 +1,1 @@
+"""What each node does: a packet walked through its real rules."""

@@ -1,0 +1,137 @@
+"""What a node's rules tell of the configuration of the kube-proxy that wrote them.
+
+Used where the cluster shows no configuration (a managed one, or a snapshot without it): each node votes, and what most
+nodes have in common is taken for what all should have. The report says that it was inferred.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ..model.nft import NftRules
+from ..model.ruleset import IptablesRules
+
+_MARKS_CLUSTER_IP = re.compile(
+    r"-A (?:KUBE-SERVICES|KUBE-SV[CL]-\S+) (?:! -s (?P<cidr>\S+) )?-d \S+ (?:! -i (?P<iface>\S+) )?-p .* -j KUBE-MARK-MASQ\Z"
+)
+_POD_SHORTCUT = re.compile(r"-A KUBE-(?:EXT|XLB)-\S+ (?:-s (?P<cidr>\S+)|-i (?P<iface>\S+)) .*-j KUBE-SVC-\S+\Z")
+_MARK = re.compile(r"-A KUBE-MARK-MASQ -j MARK --set-xmark (0x[0-9a-f]+)/")
+_TAIL = re.compile(r"-A KUBE-SERVICES (?:(?P<not>! )?-d (?P<net>\S+) )?.*-j KUBE-NODEPORTS\Z")
+
+
+_NFT_NOT_FROM = re.compile(r'ip6? saddr != (?P<cidr>\S+)|iif(?:name)? != "(?P<iface>[^"]+)"')
+_NFT_SHORTCUT = re.compile(r'(?:ip6? saddr (?P<cidr>\S+)|iif(?:name)? "(?P<iface>[^"]+)") goto service-')
+_NFT_BIT = re.compile(r"meta mark & (0x[0-9a-f]+)")
+
+
+def _as_pattern(name: str | None) -> str:
+    """An interface pattern of nft's, `veth*`, as iptables spells it."""
+    return name[:-1] + "+" if name and name.endswith("*") else name or ""
+
+
+@dataclass(slots=True)
+class Votes:
+    """What nodes' rules say, counted by node."""
+
+    cidrs: dict[int, Counter[str]] = field(default_factory=lambda: {4: Counter(), 6: Counter()})
+    """Family -> the CIDR that is not masqueraded to cluster IPs; empty text for rules that ask for none."""
+    interfaces: Counter[str] = field(default_factory=Counter)
+    bits: Counter[int] = field(default_factory=Counter)
+    localhost: Counter[bool] = field(default_factory=Counter)
+    single_addresses: Counter[bool] = field(default_factory=Counter)
+    """Whether node ports are served on listed addresses only."""
+    shortcuts: dict[int, Counter[tuple[str, str]]] = field(default_factory=lambda: {4: Counter(), 6: Counter()})
+    """Family -> (CIDR, interface) by which local-policy chains tell pods: all that is left to see with masqueradeAll."""
+
+    def add(self, rules: IptablesRules) -> None:
+        """Count one node's rules of one family."""
+        nat = rules.tables.get("nat")
+        if nat is None:
+            return
+        asked: Counter[tuple[str, str]] = Counter()
+        for chain, lines in nat.chains.items():
+            if chain.startswith(("KUBE-EXT-", "KUBE-XLB-")) and lines and (found := _POD_SHORTCUT.match(lines[0])):
+                self.shortcuts[rules.family][found["cidr"] or "", found["iface"] or ""] += 1
+            if chain != "KUBE-SERVICES" and not chain.startswith(("KUBE-SVC-", "KUBE-SVL-")):
+                continue
+            for line in lines[:1] if chain != "KUBE-SERVICES" else lines:
+                if "cluster IP" in line or chain == "KUBE-SERVICES":
+                    found = _MARKS_CLUSTER_IP.match(line)
+                    if found and "external IP" not in line:
+                        asked[found["cidr"] or "", found["iface"] or ""] += 1
+        if asked:
+            (cidr, interface), _ = asked.most_common(1)[0]
+            self.cidrs[rules.family][cidr] += 1
+            self.interfaces[interface] += 1
+        for line in nat.chains.get("KUBE-MARK-MASQ", ()):
+            if found := _MARK.match(line):
+                self.bits[int(found[1], 16).bit_length() - 1] += 1
+        for line in nat.chains.get("KUBE-SERVICES", ())[-4:]:
+            if (found := _TAIL.match(line)) and rules.family == 4:
+                self.localhost[not (found["not"] and found["net"] == "127.0.0.0/8")] += 1
+                self.single_addresses[bool(found["net"] and not found["not"])] += 1
+
+    def add_nft(self, rules: NftRules) -> None:
+        """Count one node's kube-proxy tables of nftables mode."""
+        for family, kind in ((4, "ip"), (6, "ip6")):
+            table = rules.tables.get((kind, "kube-proxy"))
+            if table is None:
+                continue
+            asked: Counter[tuple[str, str]] = Counter()
+            for chain in table.chains.values():
+                if chain.name.startswith("external-") and chain.rules and (found := _NFT_SHORTCUT.match(chain.rules[0].text)):
+                    self.shortcuts[family][found["cidr"] or "", _as_pattern(found["iface"])] += 1
+                if chain.name != "services" and not chain.name.startswith(("service-", "local-")):
+                    continue
+                for rule in chain.rules[:1]:
+                    text = rule.text
+                    if "mark-for-masquerade" in text or "mark set" in text:
+                        where = _NFT_NOT_FROM.search(text)
+                        asked[(where["cidr"] or "", _as_pattern(where["iface"])) if where else ("", "")] += 1
+            if asked:
+                (cidr, interface), _ = asked.most_common(1)[0]
+                self.cidrs[family][cidr] += 1
+                self.interfaces[interface] += 1
+            masquerading = table.chains.get("masquerading")
+            for rule in masquerading.rules[:1] if masquerading is not None else ():
+                if found := _NFT_BIT.search(rule.text):
+                    self.bits[int(found[1], 16).bit_length() - 1] += 1
+
+    def settings(self) -> dict[str, object]:
+        """The fields of a ProxyConfig that the majority tells."""
+        found: dict[str, object] = {}
+        cidrs = [counts.most_common(1)[0][0] for counts in self.cidrs.values() if counts]
+        interface = self.interfaces.most_common(1)[0][0] if self.interfaces else ""
+        if interface.endswith("+"):
+            found.update(detect_local="InterfaceNamePrefix", interface_prefix=interface[:-1])
+        elif interface:
+            found.update(detect_local="BridgeInterface", bridge_interface=interface)
+        elif cidrs and all(cidrs):
+            found["cluster_cidrs"] = tuple(cidrs)
+        else:
+            if cidrs:
+                found["masquerade_all"] = True
+            shortcuts = [counts.most_common(1)[0][0] for counts in self.shortcuts.values() if counts]
+            if any(interface for _, interface in shortcuts):
+                name = next(interface for _, interface in shortcuts if interface)
+                kind = "InterfaceNamePrefix" if name.endswith("+") else "BridgeInterface"
+                key = "interface_prefix" if name.endswith("+") else "bridge_interface"
+                found.update({"detect_local": kind, key: name.removesuffix("+")})
+            elif shortcuts:
+                found["cluster_cidrs"] = tuple(cidr for cidr, _ in shortcuts)
+        if self.bits:
+            found["masquerade_bit"] = self.bits.most_common(1)[0][0]
+        if self.localhost:
+            found["localhost_node_ports"] = self.localhost.most_common(1)[0][0]
+        return found
+
+
+def differing_cidrs(votes: Votes) -> bool:
+    """Whether each node has a CIDR of its own: then kube-proxy runs with detectLocalMode NodeCIDR."""
+    for counts in votes.cidrs.values():
+        named = [cidr for cidr in counts if cidr]
+        if len(named) > 1 and len(named) >= sum(counts.values()) - 1:
+            return True
+    return False

@@ -1,0 +1,348 @@
+"""Services whose rules are the same but for names and addresses are walked once.
+
+Theory of operation. Most Services of a large cluster are alike: one cluster IP, ready endpoints, and rules that differ from
+each other's only in the Service's name, its address, and its endpoints. When one of them, the *model*, has been walked
+and found right, another one is right too, without a walk, if a renaming of names and addresses turns the model's rules
+into its own, and if no other rule of the node tells the two apart. Both are checked, neither is assumed:
+
+1. The *cone* of a Service port (its entry rule, its chain, the chains of its endpoints) becomes a template: every
+   occurrence of its own names and addresses a placeholder. The template filled with the model's own values must give the
+   model's cone back, and filled with the other's values must give the other's, to the letter. The values are distinct
+   among themselves, so the renaming is one to one.
+2. All other rules of all tables are read. Those that ask for one address are collected: no address of the Service may be
+   among them. Those that ask for a network, a port or the node's own addresses divide addresses and ports into cells:
+   each address and port of the Service must lie in the same cells as the model's (`Twins._key`). A rule that asks for
+   anything else that could tell packets apart (an ipset, say) turns this off, and everything is walked.
+3. Rules of KUBE-SERVICES that catch every Service stand on the same side of both entries.
+
+A Service that does not fit, for whatever reason, is walked. A test holds the two ways to the same answer on changed rules.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+from ..errors import ParseError
+from ..model.ranges import Ranges, contains, network, number
+from ..model.ruleset import IptablesRules
+from .words import Quoted, split_rule
+
+OWN = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-", "KUBE-SEP-")
+_PINNED = re.compile(r"-A \S+ (?:(?:! )?-s \S+ )?-d ([0-9a-f.:]+)/(?:32|128) ")
+_ENTRY_PORT = re.compile(
+    r'.*(?<!!) -p (\w+) (?:-m comment --comment (?:"[^"\\]*"|[^" ]+) )?-m \1 --dport (\d+) '
+    r"(?:-m nfacct --nfacct-name +\S+ )?-j (KUBE-[A-Z]+(?:-[A-Z]+|-[A-Z0-9]{16})?)\Z"
+)
+_SAFE = {
+    "comment": 1, "ctstate": 1, "state": 1, "mark": 1, "nfacct-name": 1, "dport": 1, "src-type": 1, "dst-type": 1,
+}  # fmt: skip
+"""Options of matches that cannot tell two Services apart, or do so only by what `_Rest` collects: how many words each has."""
+_MODULES = {"comment", "conntrack", "state", "mark", "nfacct", "addrtype", "tcp", "udp", "sctp"}
+_NETWORK = re.compile(r"-A \S+ (?:! )?-[sd] (\S+) -p ")
+_MOST_NETWORKS = 64
+_MOST_OUTER = 4
+
+
+@dataclass(slots=True)
+class _Template:
+    text: str
+    pick: itemgetter[object]
+    """Takes the values in the order in which the placeholders stand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cone:
+    """The rules that belong to one Service port, and what stands in them."""
+
+    text: str
+    values: tuple[str, ...]
+    """Its names and addresses, each once; the ports that are dialled come last."""
+    ports: int
+    """How many of the values are ports."""
+    ips: tuple[str, ...]
+    destinations: tuple[str, ...]
+    """The endpoints' addresses, and addresses with port, in the order of the rules."""
+    positions: tuple[int, ...]
+    """How many rules that catch everything stand before each entry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A Service port as the API has it."""
+
+    addresses: tuple[str, ...]
+    """The cluster IP, then the external ones."""
+    kinds: tuple[str, ...]
+    """What each of these is, so that only Services of the same build are compared."""
+    proto: str
+    port: int
+    node_port: int
+    names: str
+    """`namespace/name:port` as comments spell it."""
+    count: int
+    affinity: int | None
+
+
+class Twins:
+    """The Services of one node and family that need no walk of their own."""
+
+    def __init__(self, rules: IptablesRules, *, cells: Sequence[Ranges], local: Ranges) -> None:
+        self._width = "/128" if rules.family == 6 else "/32"
+        self._v6 = rules.family == 6
+        self._nat: Mapping[str, list[str]] = rules.tables["nat"].chains if "nat" in rules.tables else {}
+        self._pinned: set[int] = set()
+        self._networks: list[Ranges] = list(dict.fromkeys((*cells, local)))
+        self._ports: set[tuple[int, int]] = set()
+        self._pinned_ports: set[int] = set()
+        self._by_port: dict[int, list[tuple[int, str]]] = {}
+        self._catch_all_ports: list[int] = []
+        self._edges: list[int] = []
+        self._cells: list[int] = []
+        self._templates: dict[object, list[_Template]] = {}
+        self._entries: dict[str, list[tuple[int, str]]] = {}
+        self._catch_all: list[int] = []
+        self.usable = "KUBE-SERVICES" in self._nat
+        if self.usable:
+            self._read_entries()
+            self.usable = self._read_rest(rules) and len(self._networks) <= _MOST_NETWORKS
+
+    def _read_entries(self) -> None:
+        for position, rule in enumerate(self._nat["KUBE-SERVICES"]):
+            found = _PINNED.match(rule)
+            if found:
+                self._entries.setdefault(found[1], []).append((position, rule))
+            else:
+                self._catch_all.append(position)
+        for position, rule in enumerate(self._nat.get("KUBE-NODEPORTS", ())):
+            found = _ENTRY_PORT.match(rule)
+            if found:
+                self._by_port.setdefault(int(found[2]), []).append((position, rule))
+            else:
+                self._catch_all_ports.append(position)
+
+    def _read_rest(self, rules: IptablesRules) -> bool:
+        """Collect what other rules ask for; False when one asks for something that this cannot weigh."""
+        for table in rules.tables.values():
+            for chain, lines in table.chains.items():
+                if chain.startswith(OWN):
+                    continue
+                entries = table.name == "nat" and chain == "KUBE-SERVICES"
+                by_port = table.name == "nat" and chain == "KUBE-NODEPORTS"
+                for rule in lines:
+                    if by_port and _ENTRY_PORT.match(rule):
+                        # Its port is its own; a network that it asks for besides divides as any other does.
+                        if (nets := _NETWORK.match(rule)) and not self._note(nets[1]):
+                            return False
+                        continue
+                    found = _PINNED.match(rule)
+                    if found:
+                        if not entries:
+                            self._pinned.add(number(found[1]))
+                        continue
+                    if not self._weigh(rule):
+                        return False
+        return True
+
+    def _note(self, where: str) -> bool:
+        """Take a network into the division; False for what is none."""
+        try:
+            found = network(where)
+        except ValueError:
+            return False
+        if found not in self._networks:
+            self._networks.append(found)
+        return True
+
+    def _weigh(self, rule: str) -> bool:
+        try:
+            words = split_rule(rule)
+        except ParseError:
+            return False
+        at = 2
+        while at < len(words):
+            word = words[at]
+            if isinstance(word, Quoted):
+                return False
+            if word == "!":
+                at += 1
+            elif word in ("-s", "-d"):
+                if not self._note(words[at + 1]):
+                    return False
+                at += 2
+            elif word in ("-i", "-o", "-p"):
+                at += 2
+            elif word == "-m":
+                if words[at + 1] not in _MODULES:
+                    return False
+                at += 2
+            elif word in ("-j", "-g"):
+                return True
+            elif word.startswith("--") and word[2:] in _SAFE:
+                if word == "--dport":
+                    low, _, high = words[at + 1].partition(":")
+                    if not high and ":" not in words[at + 1]:
+                        self._pinned_ports.add(int(low))
+                    else:
+                        self._ports.add((int(low or 0), int(high or 65535)))
+                at += 2
+            else:
+                return False
+        return True
+
+    # ---- one Service port ---------------------------------------------------------------------------------------------
+
+    def cone(self, ask: Ask) -> Cone | None:
+        """The rules of one Service port; None when they do not have the usual build."""
+        count = ask.count
+        chain = outer = None
+        parts: list[str] = []
+        positions: list[int] = []
+        for number_, address in enumerate(ask.addresses):
+            target = self._entry(self._entries.get(address, ()), ask.proto, ask.port, self._catch_all, parts, positions)
+            if target is None:
+                return None
+            if number_ == 0:
+                chain = target
+            elif outer is None or outer == target:
+                outer = target
+            else:
+                return None
+        if ask.node_port:
+            entries = self._by_port.get(ask.node_port, ())
+            target = self._entry(entries, ask.proto, ask.node_port, self._catch_all_ports, parts, positions)
+            if target is None or (outer is not None and target != outer):
+                return None
+            outer = target
+        if chain is None or not chain.startswith("KUBE-SVC-"):
+            return None
+        if outer is not None:
+            # What the template holds of it: KUBE-EXT-… marks, and leads to the Service's chain and nowhere else.
+            lines = self._nat.get(outer)
+            if lines is None or not outer.startswith("KUBE-EXT-") or len(lines) > _MOST_OUTER:
+                return None
+            parts.extend(lines)
+        lines = self._nat.get(chain)
+        if lines is None or len(lines) < count:
+            return None
+        ends = [line[line.rfind(" ") + 1 :] for line in lines[len(lines) - count :]]
+        if len(set(ends)) != count:
+            return None
+        destinations = []
+        parts.extend(lines)
+        for end in ends:
+            endpoint = self._nat.get(end)
+            if endpoint is None or len(endpoint) != 2 or not end.startswith("KUBE-SEP-"):
+                return None
+            parts.extend(endpoint)
+            destinations.append(endpoint[1][endpoint[1].rfind(" ") + 1 :])
+        if len(set(destinations)) != count:
+            return None
+        if self._v6:
+            ips = [where[1 : where.find("]")] for where in destinations]
+        else:
+            ips = [where[: where.find(":")] for where in destinations]
+        ports = [str(ask.port)] + ([str(ask.node_port)] if ask.node_port else [])
+        values = (*ask.addresses, chain, ask.names, *([outer] if outer else ()), *ends, *ips, *destinations, *ports)
+        return Cone(
+            text="\n".join(parts), values=values, ports=len(ports), ips=tuple(ips), destinations=tuple(destinations),
+            positions=tuple(positions),
+        )  # fmt: skip
+
+    @staticmethod
+    def _entry(
+        entries: Sequence[tuple[int, str]], proto: str, port: int, catch_all: list[int], parts: list[str], positions: list[int]
+    ) -> str | None:
+        """The chain that the entry rules for one address and port lead to; their lines go to `parts`."""
+        chain = None
+        for at, rule in entries:
+            found = _ENTRY_PORT.match(rule)
+            if not found:
+                return None
+            if found[1] != proto or int(found[2]) != port:
+                continue  # another port of the same address: it asks for that, so it never catches these packets
+            parts.append(rule)
+            if found[3] == "KUBE-MARK-MASQ":
+                continue
+            if chain is not None and found[3] != chain:
+                return None
+            chain = found[3]
+            positions.append(bisect_left(catch_all, at))
+        return chain
+
+    def key(self, cone: Cone, ask: Ask) -> object | None:
+        """What two Services must have in common beside their template; None when the Service is one of a kind."""
+        if not self.usable:
+            return None
+        asked = []
+        for address in ask.addresses:
+            cell = self._cell(number(address))
+            if cell is None:
+                return None
+            asked.append(cell)
+        cells = tuple([self._cell(number(ip)) for ip in cone.ips])
+        ports = tuple([self._port_cell(int(where[where.rfind(":") + 1 :])) for where in cone.destinations])
+        dialled = (self._port_cell(ask.port), self._port_cell(ask.node_port) if ask.node_port else ())
+        if None in cells or None in ports or None in dialled:
+            return None
+        return (ask.proto, ask.kinds, ask.affinity, cone.positions, tuple(asked), dialled, cells, ports)
+
+    def _cell(self, address: int) -> int | None:
+        if address in self._pinned:
+            return None
+        if not self._edges:
+            self._divide()
+        return self._cells[bisect_right(self._edges, address)]
+
+    def _divide(self) -> None:
+        """Number the cells: between two neighbouring edges, all addresses are in the same networks."""
+        edges = sorted({edge for ranges in self._networks for low, high in ranges for edge in (low, high + 1)} | {0})
+        numbers: dict[tuple[bool, ...], int] = {}
+        self._cells = [-1]
+        for edge in edges:
+            mine = tuple([contains(ranges, edge) for ranges in self._networks])
+            self._cells.append(numbers.setdefault(mine, len(numbers)))
+        self._edges = edges
+
+    def _port_cell(self, port: int) -> tuple[bool, ...] | None:
+        if port in self._pinned_ports:
+            return None
+        return tuple([low <= port <= high for low, high in self._ports])
+
+    def is_twin(self, key: object, cone: Cone) -> bool:
+        """Whether a model with this key has the same rules."""
+        return any(template.text % template.pick(cone.values) == cone.text for template in self._templates.get(key, ()))
+
+    def learn(self, key: object, cone: Cone) -> None:
+        """Take a Service port that was walked and found right as a model."""
+        templates = self._templates.setdefault(key, [])
+        if len(templates) < 8 and (template := _template(cone)) is not None:
+            templates.append(template)
+
+
+def _template(cone: Cone) -> _Template | None:
+    """The cone with placeholders for its own values; None when that does not give the cone back."""
+    index = {}
+    for position, value in enumerate(cone.values):
+        if value in index or not value:
+            return None  # a name, an address or a port that is also another of them cannot be told apart in the text
+        index[value] = position
+    ports = cone.values[len(cone.values) - cone.ports :]
+    words = sorted((v for v in index if v not in ports), key=len, reverse=True)
+    named = "|".join(re.escape(word) for word in words)
+    dialled = "|".join(re.escape(port) for port in ports)
+    pattern = re.compile(rf"(?<![\w.:/-])(?:{named})(?![\w.:-])|(?<=--dport )(?:{dialled})(?= )")
+    order: list[int] = []
+
+    def replace(found: re.Match[str]) -> str:
+        order.append(index[found[0]])
+        return "%s"
+
+    text = pattern.sub(replace, cone.text.replace("%", "%%"))
+    if len(order) < 2:
+        return None
+    template = _Template(text=text, pick=itemgetter(*order))
+    return template if template.text % template.pick(cone.values) == cone.text else None

@@ -1,0 +1,110 @@
+"""What the user asked for, as values: the command line's words without click."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """One report to write."""
+
+    format: str
+    path: str | None
+    """None: stdout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that one run depends on."""
+
+    names: tuple[str, ...] = ()
+    namespace: str | None = None
+    all_namespaces: bool = False
+    selector: str | None = None
+    nodes: tuple[str, ...] = ()
+    snapshot: str | None = None
+    kube: Mapping[str, Any]
+    """The arguments of `collect.kube.KubeOptions`."""
+    via: str = "auto"
+    ssh: Mapping[str, Any]
+    """The arguments of `collect.ssh.SshOptions`."""
+    ask_sudo_password: bool = False
+    parallel: int = 32
+    timeout: float = 120.0
+    settle: float = 10.0
+    outputs: tuple[Output, ...] = (Output(format="table", path=None),)
+    no_headers: bool = False
+    color: str = "auto"
+    fail_on: str = "warning"
+    allow_partial: bool = False
+    verbose: int = 0
+    note: str = ""
+    """What to say before anything else; the demo's introduction."""
+
+
+def settings(given: Mapping[str, Any]) -> Settings:
+    """Settings of click's parameters. Raises UsageError for options that exclude each other."""
+    from .cli import FORMATS  # noqa: PLC0415 - cli imports this module when a command runs
+
+    names = tuple(given.get("names") or ())
+    if given.get("all_namespaces") and names:
+        raise UsageError("a Service by name cannot be asked for in all namespaces: leave out -A, or the name")
+    if given.get("all_namespaces") and given.get("namespace"):
+        raise UsageError("-A and -n exclude each other")
+    if given.get("selector") and names:
+        raise UsageError("a Service is asked for by name or by selector, not both")
+    outputs = []
+    for word in given.get("outputs") or ("table",):
+        name, _, path = word.partition("=")
+        if name not in FORMATS:
+            raise UsageError(f"-o {name}: no such format; there are {', '.join(FORMATS)}")
+        outputs.append(Output(format=name, path=path or None))
+    if file := given.get("output_file"):
+        if len(outputs) > 1:
+            raise UsageError("--output-file goes with one -o; with several, write each as -o FORMAT=FILE")
+        outputs = [Output(format=outputs[0].format, path=file)]
+    if sum(output.path is None for output in outputs) > 1:
+        raise UsageError("several -o cannot all go to stdout: write all but one as -o FORMAT=FILE")
+    kube = {
+        "kubeconfig": given.get("kubeconfig"), "context": given.get("kube_context"), "cluster": given.get("cluster"),
+        "user": given.get("user"), "server": given.get("server"), "token": given.get("token"),
+        "as_user": given.get("as_user"), "as_groups": tuple(given.get("as_groups") or ()), "as_uid": given.get("as_uid"),
+        "certificate_authority": given.get("certificate_authority"),
+        "insecure_skip_tls_verify": bool(given.get("insecure_skip_tls_verify")),
+        "tls_server_name": given.get("tls_server_name"), "namespace": given.get("namespace"),
+        "request_timeout": given.get("request_timeout"),
+    }  # fmt: skip
+    timeout = given.get("timeout") or 0.0
+    ssh = {
+        "user": given.get("ssh_user") or "", "port": given.get("ssh_port") or 0,
+        "identities": tuple(given.get("identities") or ()), "jump": given.get("jump") or "",
+        "addresses": tuple(given.get("ssh_address") or ()), "config_file": given.get("ssh_config") or "",
+        "accept_new_host_keys": bool(given.get("ssh_accept_new_host_keys")),
+        "command_timeout": timeout or 86400.0,
+    }  # fmt: skip
+    return Settings(
+        names=names,
+        namespace=given.get("namespace"),
+        all_namespaces=bool(given.get("all_namespaces")),
+        selector=given.get("selector"),
+        nodes=tuple(given.get("nodes") or ()),
+        snapshot=given.get("snapshot"),
+        kube=kube,
+        via=given.get("via") or "auto",
+        ssh=ssh,
+        ask_sudo_password=bool(given.get("ask_sudo_pass")),
+        parallel=given.get("parallel") or 32,
+        timeout=timeout,
+        settle=given.get("settle") if given.get("settle") is not None else 10.0,  # type: ignore[arg-type]
+        outputs=tuple(outputs),
+        no_headers=bool(given.get("no_headers")),
+        color=given.get("color") or "auto",
+        fail_on=given.get("fail_on") or "warning",
+        allow_partial=bool(given.get("allow_partial")),
+        verbose=given.get("verbose") or 0,
+    )

@@ -1,0 +1,1 @@
+"""From text and JSON to typed objects: strict about structure, lazy about content."""

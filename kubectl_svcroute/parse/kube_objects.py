@@ -1,0 +1,326 @@
+"""API objects, as raw JSON, -> `ClusterState`.
+
+What kube-proxy ignores is marked here with its reason (kube-proxy-rules.md, 4.1 and 4.2); what differs between its
+versions is left to `expect/`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..errors import ParseError
+from ..model.cluster import (
+    ClusterState,
+    Endpoint,
+    EndpointPort,
+    Node,
+    ProxyConfig,
+    Service,
+    ServicePort,
+    Slice,
+)
+from ..model.net import Protocol, canonical_ip, family_of
+from ..model.snapshot import ApiObjects
+from .proxy_config import Settings, settings_from_file, settings_from_flags, version_of
+
+PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+HEADLESS_LABEL = "service.kubernetes.io/headless"
+SERVICE_LABEL = "kubernetes.io/service-name"
+_HINTS_ANNOTATIONS = ("service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode")
+
+
+def parse_cluster(api: ApiObjects) -> ClusterState:
+    """Everything that rules depend on. Raises ParseError, naming the object, for what no API server would return."""
+    for needed in ("services", "nodes"):
+        if needed not in api.objects:
+            raise ParseError(f"api/{needed}.json was not read, and nothing can be judged without it")
+    services = tuple(
+        sorted(
+            (_guard("Service", item, parse_service) for item in api.items("services")),
+            key=lambda s: (s.namespace, s.name),
+        )
+    )
+    slices = LazySlices(api.items("endpointslices"))
+    legacy: dict[str, tuple[Slice, ...]] | None = None
+    if "endpoints" in api.objects:
+        legacy = {}
+        for item in api.items("endpoints"):
+            key, subsets = _guard("Endpoints", item, _endpoints)
+            legacy[key] = subsets
+    pod_ips: dict[str, list[str]] = defaultdict(list)
+    versions: dict[str, tuple[int, int]] = {}
+    for item in api.items("pods"):
+        _guard("Pod", item, lambda pod: _pod(pod, pod_ips, versions))
+    server = api.objects.get("version")
+    server_version = version_of(str(server.get("gitVersion", ""))) if isinstance(server, dict) else None
+    config, notes = _config(api)
+    return ClusterState(
+        services=services,
+        slices=slices,
+        endpoints_total=slices.total,
+        legacy=legacy,
+        nodes=tuple(sorted((_guard("Node", item, parse_node) for item in api.items("nodes")), key=lambda n: n.name)),
+        pod_ips={node: tuple(sorted(ips)) for node, ips in pod_ips.items()},
+        config=config,
+        proxy_versions=versions,
+        namespaces=None if api.namespace is None else (api.namespace,),
+        server_version=server_version,
+        notes=notes,
+    )
+
+
+class LazySlices(Mapping[str, tuple[Slice, ...]]):
+    """`namespace/name` of a Service -> its slices, parsed when they are asked for: one Service needs one of thousands."""
+
+    def __init__(self, items: Iterable[Mapping[str, Any]]) -> None:
+        self._raw: dict[str, list[Mapping[str, Any]]] = {}
+        self._parsed: dict[str, tuple[Slice, ...]] = {}
+        self.total = 0
+        for item in items:
+            key = _guard("EndpointSlice", item, _slice_of)
+            if key:
+                self._raw.setdefault(key, []).append(item)
+                self.total += len(item.get("ports") or ()) * len(item.get("endpoints") or ())
+
+    def __getitem__(self, key: str) -> tuple[Slice, ...]:
+        found = self._parsed.get(key)
+        if found is None:
+            pieces = (_guard("EndpointSlice", item, _slice) for item in self._raw[key])
+            found = self._parsed[key] = tuple(sorted(pieces, key=lambda s: s.name))
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
+def _slice_of(item: Mapping[str, Any]) -> str:
+    """The Service that a slice belongs to; empty for one that kube-proxy ignores."""
+    meta = item["metadata"]
+    labels = meta.get("labels") or {}
+    service = labels.get(SERVICE_LABEL)
+    if not service or HEADLESS_LABEL in labels or item.get("addressType") not in ("IPv4", "IPv6"):
+        return ""
+    return f"{meta['namespace']}/{service}"
+
+
+def _guard(kind: str, item: Any, parse: Any) -> Any:
+    try:
+        return parse(item)
+    except ParseError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        meta = item.get("metadata", {}) if isinstance(item, dict) else {}
+        meta = meta if isinstance(meta, dict) else {}
+        name = f"{meta.get('namespace', '')}/{meta.get('name', '?')}".lstrip("/")
+        raise ParseError(f"{kind} {name} is not as an API server would return it ({type(error).__name__}: {error})") from error
+
+
+def parse_service(item: Mapping[str, Any]) -> Service:
+    """One Service."""
+    meta, spec = item["metadata"], item.get("spec") or {}
+    labels = meta.get("labels") or {}
+    annotations = meta.get("annotations") or {}
+    kind = spec.get("type") or "ClusterIP"
+    raw_ips = spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else [])
+    cluster_ips = tuple(canonical_ip(ip) for ip in raw_ips if ip and ip != "None")
+    skipped = ""
+    if kind == "ExternalName":
+        skipped = (
+            f"ExternalName: kube-proxy programs nothing for it; DNS answers with {spec.get('externalName', '?')}"
+            " (check it with `nslookup` from a pod)"
+        )
+        cluster_ips = ()
+    elif PROXY_NAME_LABEL in labels:
+        skipped = (
+            f"label {PROXY_NAME_LABEL}={labels[PROXY_NAME_LABEL]!r}: another proxy serves it, and kube-proxy leaves it alone"
+        )
+    elif not cluster_ips:
+        skipped = (
+            "headless: kube-proxy programs nothing for it; DNS answers with the pods' own addresses"
+            " (look at its EndpointSlices, and at `nslookup` from a pod)"
+        )
+    affinity = None
+    if spec.get("sessionAffinity") == "ClientIP":
+        client = (spec.get("sessionAffinityConfig") or {}).get("clientIP") or {}
+        affinity = int(client.get("timeoutSeconds") or 10800)
+    ports = tuple(
+        ServicePort(
+            port.get("name") or "",
+            Protocol(port.get("protocol") or "TCP"),
+            int(port["port"]),
+            int(port.get("nodePort") or 0),
+        )
+        for port in spec.get("ports") or ()
+    )
+    ingress = ((item.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
+    hints = next((annotations[key] for key in _HINTS_ANNOTATIONS if annotations.get(key)), "")
+    external_local = spec.get("externalTrafficPolicy") == "Local"
+    return Service(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        type=kind,
+        cluster_ips=cluster_ips,
+        ports=ports,
+        external_ips=tuple(canonical_ip(ip) for ip in spec.get("externalIPs") or ()),
+        load_balancer_ips=tuple((canonical_ip(entry["ip"]), entry.get("ipMode") or "") for entry in ingress if entry.get("ip"))
+        if kind == "LoadBalancer"
+        else (),
+        source_ranges=tuple(r.strip() for r in spec.get("loadBalancerSourceRanges") or () if r.strip())
+        if kind == "LoadBalancer"
+        else (),
+        external_local=external_local,
+        internal_local=spec.get("internalTrafficPolicy") == "Local",
+        affinity=affinity,
+        health_check_port=int(spec.get("healthCheckNodePort") or 0) if kind == "LoadBalancer" and external_local else 0,
+        skipped=skipped,
+        publish_not_ready=bool(spec.get("publishNotReadyAddresses")),
+        hints_annotation=str(hints),
+        headless_label=HEADLESS_LABEL in labels,
+        resource_version=str(meta.get("resourceVersion", "")),
+    )
+
+
+def _slice(item: Mapping[str, Any]) -> Slice:
+    meta = item["metadata"]
+    kind = item["addressType"]
+    ports = tuple(
+        EndpointPort(port.get("name") or "", Protocol(port.get("protocol") or "TCP"), int(port["port"]))
+        for port in item.get("ports") or ()
+        # A nil or zero port is skipped. A nil name is too, but the API server fills in "" and JSON omits it.
+        if port.get("port")
+    )
+    endpoints = []
+    for entry in item.get("endpoints") or ():
+        addresses = entry.get("addresses") or ()
+        if not addresses:
+            continue
+        conditions = entry.get("conditions") or {}
+        hints = entry.get("hints") or {}
+        zones, nodes = hints.get("forZones"), hints.get("forNodes")
+        target = entry.get("targetRef") or {}
+        ready = conditions.get("ready")
+        serving = conditions.get("serving")
+        endpoints.append(
+            Endpoint(
+                address=canonical_ip(addresses[0]),
+                ready=True if ready is None else bool(ready),
+                serving=True if serving is None else bool(serving),
+                terminating=bool(conditions.get("terminating")),
+                node=entry.get("nodeName"),
+                zone=entry.get("zone"),
+                zone_hints=tuple(z["name"] for z in zones) if zones else None,
+                node_hints=tuple(n["name"] for n in nodes) if nodes else None,
+                pod=target.get("name") if target.get("kind") == "Pod" else None,
+            )
+        )
+    return Slice(name=meta["name"], family=4 if kind == "IPv4" else 6, ports=ports, endpoints=tuple(endpoints))
+
+
+def _endpoints(item: Mapping[str, Any]) -> tuple[str, tuple[Slice, ...]]:
+    meta = item["metadata"]
+    found = []
+    for number, subset in enumerate(item.get("subsets") or ()):
+        ports = tuple(
+            EndpointPort(port.get("name") or "", Protocol(port.get("protocol") or "TCP"), int(port["port"]))
+            for port in subset.get("ports") or ()
+        )
+        by_family: dict[int, list[Endpoint]] = {}
+        for key, ready in (("addresses", True), ("notReadyAddresses", False)):
+            for entry in subset.get(key) or ():
+                address = canonical_ip(entry["ip"])
+                target = entry.get("targetRef") or {}
+                by_family.setdefault(family_of(address), []).append(
+                    Endpoint(
+                        address=address, ready=ready, serving=ready, terminating=False, node=entry.get("nodeName"), zone=None,
+                        zone_hints=None, node_hints=None, pod=target.get("name") if target.get("kind") == "Pod" else None,
+                    )
+                )  # fmt: skip
+        for family, endpoints in sorted(by_family.items()):
+            found.append(Slice(name=f"{meta['name']}/{number}", family=family, ports=ports, endpoints=tuple(endpoints)))
+    return f"{meta['namespace']}/{meta['name']}", tuple(found)
+
+
+def parse_node(item: Mapping[str, Any]) -> Node:
+    """One Node."""
+    meta, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
+    labels = meta.get("labels") or {}
+    info = status.get("nodeInfo") or {}
+    addresses = []
+    for entry in status.get("addresses") or ():
+        address = entry["address"]
+        if entry["type"] in ("InternalIP", "ExternalIP"):
+            address = canonical_ip(address)
+        addresses.append((entry["type"], address))
+    zone = labels.get("topology.kubernetes.io/zone") or labels.get("failure-domain.beta.kubernetes.io/zone") or ""
+    return Node(
+        name=meta["name"],
+        addresses=tuple(addresses),
+        pod_cidrs=tuple(spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else ())),
+        zone=zone,
+        kubelet_version=info.get("kubeletVersion") or "",
+        proxy_version=info.get("kubeProxyVersion") or "",
+        os=labels.get("kubernetes.io/os") or info.get("operatingSystem") or "linux",
+    )
+
+
+_PROXY_IMAGE = re.compile(r"(?:^|/)kube-proxy(?:-[a-z0-9]+)?[:@]")
+
+
+def _pod(item: Mapping[str, Any], pod_ips: dict[str, list[str]], versions: dict[str, tuple[int, int]]) -> None:
+    spec, status = item.get("spec") or {}, item.get("status") or {}
+    node = spec.get("nodeName")
+    if not node:
+        return
+    if not spec.get("hostNetwork"):
+        ips = [entry["ip"] for entry in status.get("podIPs") or () if entry.get("ip")]
+        ips = ips or ([status["podIP"]] if status.get("podIP") else [])
+        if status.get("phase") not in ("Succeeded", "Failed"):
+            pod_ips[node].extend(canonical_ip(ip) for ip in ips)
+        return
+    for container in spec.get("containers") or ():
+        image = container.get("image") or ""
+        if _PROXY_IMAGE.search(image) and (version := version_of(image)):
+            versions[node] = version
+
+
+def _config(api: ApiObjects) -> tuple[ProxyConfig | None, tuple[str, ...]]:
+    """kube-proxy's configuration for the whole cluster: the ConfigMap's, else the DaemonSet's command line."""
+    settings: Settings = {}
+    known = False
+    notes: list[str] = []
+    configmap = api.objects.get("configmap-kube-proxy")
+    if isinstance(configmap, dict):
+        data = configmap.get("data") or {}
+        for key in ("config.conf", "config", "kube-proxy-config", "config.yaml"):
+            if isinstance(data, dict) and data.get(key):
+                settings.update(settings_from_file(data[key], source=f"ConfigMap kube-proxy, key {key}"))
+                known = True
+                break
+        else:
+            notes.append("ConfigMap kube-system/kube-proxy has no configuration that is known; it was not used")
+    if not known:
+        for item in api.items("daemonsets"):
+            if "kube-proxy" not in str((item.get("metadata") or {}).get("name", "")):
+                continue
+            containers = (((item.get("spec") or {}).get("template") or {}).get("spec") or {}).get("containers") or ()
+            for container in containers:
+                flags = settings_from_flags([*(container.get("command") or ()), *(container.get("args") or ())])
+                if flags:
+                    settings.update(flags)
+                    known = True
+    if not known:
+        return None, tuple(notes)
+    return build_config((0, 0), settings), tuple(notes)
+
+
+def build_config(version: tuple[int, int], settings: Settings) -> ProxyConfig:
+    """A ProxyConfig of what is known, kube-proxy's defaults for the rest."""
+    values = dict(settings)
+    values.setdefault("feature_gates", {})
+    return ProxyConfig(version=version, **values)

@@ -1,0 +1,137 @@
+"""JSON, as design.md 6.2 and data/report.schema.json have it. Fields are added, never renamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ..model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Unverified
+from . import RenderOptions
+from .text import json_safe
+from .view import totals
+
+API_VERSION = "svcroute/v1"
+KIND = "RouteReport"
+
+
+def envelope(report: Report) -> dict[str, Any]:
+    """Everything of a report but its lists."""
+    found = totals(report)
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "summary": {
+            "services": found.services,
+            "endpoints": found.endpoints,
+            "nodes": found.nodes,
+            "nodesVerified": found.nodes_verified,
+            "errors": found.errors,
+            "warnings": found.warnings,
+            "unverified": found.unverified,
+            "verdict": found.verdict,
+        },
+        "meta": dict(report.meta),
+        "notes": list(report.notes),
+    }
+
+
+def finding_of(finding: Finding) -> dict[str, Any]:
+    """One finding."""
+    return {
+        "code": finding.code,
+        "name": finding.name,
+        "severity": finding.severity.value,
+        "node": finding.node,
+        "service": finding.service,
+        "frontend": finding.frontend,
+        "client": finding.client,
+        "message": finding.message,
+        "effect": finding.effect,
+        "heals": finding.heals,
+        "expected": finding.expected,
+        "observed": finding.observed,
+        "elsewhere": finding.elsewhere,
+        "evidence": list(finding.evidence),
+        "count": finding.count,
+    }
+
+
+def unverified_of(item: Unverified) -> dict[str, Any]:
+    """One thing that was not verified."""
+    return {
+        "code": item.code,
+        "node": item.node,
+        "service": item.service,
+        "reason": item.reason,
+        "evidence": list(item.evidence),
+    }
+
+
+def service_of(row: ServiceRow) -> dict[str, Any]:
+    """One Service."""
+    return {
+        "service": row.service,
+        "type": row.type,
+        "clusterIPs": list(row.cluster_ips),
+        "ports": list(row.ports),
+        "policy": row.policy,
+        "skipped": row.skipped or None,
+        "nodes": row.nodes,
+        "nodesVerified": row.nodes_verified,
+        "errors": row.errors,
+        "warnings": row.warnings,
+        "frontends": list(row.frontends),
+        "endpoints": [endpoint_of(endpoint) for endpoint in row.endpoints],
+        "evidence": list(row.evidence),
+    }
+
+
+def endpoint_of(row: EndpointRow) -> dict[str, Any]:
+    """One endpoint. A share is null where the node was not verified."""
+    return {
+        "pod": row.pod,
+        "address": row.address,
+        "port": row.port,
+        "node": row.node,
+        "ready": row.ready,
+        "state": row.state,
+        # Seven digits are more than kube-proxy writes, and keep the noise of sums of floats out.
+        "share": {node: None if share is None else round(share, 7) for node, share in row.share.items()},
+        "wrong": sorted(row.wrong),
+    }
+
+
+def node_of(row: NodeRow) -> dict[str, Any]:
+    """One node."""
+    return {
+        "node": row.node,
+        "verified": row.verified,
+        "mode": row.mode,
+        "version": row.version,
+        "via": row.via,
+        "errors": row.errors,
+        "warnings": row.warnings,
+    }
+
+
+def lists(report: Report) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
+    """The lists of a report under their names, each made as it is read."""
+    yield "findings", map(finding_of, report.findings)
+    yield "unverified", map(unverified_of, report.unverified)
+    yield "services", map(service_of, report.services)
+    yield "nodes", map(node_of, report.nodes)
+
+
+def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
+    """The report as JSON, indented, list entry by list entry."""
+    encode = json.JSONEncoder(indent=2, ensure_ascii=options.ascii_only).encode
+    yield json_safe(encode(envelope(report))).removesuffix("\n}")
+    for name, entries in lists(report):
+        yield f',\n  "{name}": ['
+        comma = ""
+        for entry in entries:
+            yield comma + "\n    " + json_safe(encode(entry)).replace("\n", "\n    ")
+            comma = ","
+        yield "\n  ]" if comma else "]"
+    yield "\n}\n"

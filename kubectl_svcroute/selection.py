@@ -1,0 +1,43 @@
+"""What is asked for: Services by name, nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .errors import UsageError
+from .model.cluster import Service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What is asked for."""
+
+    services: frozenset[str] | None = None
+    """`namespace/name`; None for all that were read."""
+    nodes: frozenset[str] | None = None
+    """None for all that run kube-proxy."""
+
+
+def resolve_names(names: Sequence[str], services: Sequence[Service], namespace: str) -> frozenset[str]:
+    """`kuard`, `svc/kuard`, `service/kuard` -> `namespace/name`. Raises UsageError, naming near misses, for one that is not."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only when a name is wrong
+
+    keys: Mapping[str, Service] = {s.key: s for s in services}
+    found = set()
+    for name in names:
+        kind, slash, rest = name.partition("/")
+        bare = rest if slash and kind in ("svc", "service", "services") else name
+        key = f"{namespace}/{bare}"
+        if key in keys:
+            found.add(key)
+            continue
+        near = get_close_matches(bare, [s.name for s in services if s.namespace == namespace], n=3)
+        elsewhere = sorted(s.namespace for s in services if s.name == bare)
+        hint = ""
+        if elsewhere:
+            hint = f"; namespace {elsewhere[0]} has one (-n {elsewhere[0]})"
+        elif near:
+            hint = f"; did you mean {', '.join(near)}?"
+        raise UsageError(f'service "{bare}" not found in namespace {namespace}{hint}')
+    return frozenset(found)

@@ -1,0 +1,27 @@
+"""What has to be put right before anything else runs."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+
+def prepare() -> None:
+    """Give children their own libraries back, and let Ctrl-C and pipes behave.
+
+    A frozen program runs with LD_LIBRARY_PATH pointing into itself; ssh, ProxyCommand and credential plugins would load
+    its libcrypto. PyInstaller keeps the user's value in LD_LIBRARY_PATH_ORIG, and sets nothing when there was none.
+    """
+    if getattr(sys, "frozen", False):
+        original = os.environ.pop("LD_LIBRARY_PATH_ORIG", None)
+        if original is not None:
+            os.environ["LD_LIBRARY_PATH"] = original
+        else:
+            os.environ.pop("LD_LIBRARY_PATH", None)
+    # Tens of thousands of objects are made and kept, and hardly a cycle among them: look for those less often.
+    gc.set_threshold(200_000, 50, 100)
+    for stream in (sys.stdout, sys.stderr):
+        # Text from a cluster may hold what the terminal's encoding cannot show: better an escape than a traceback.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# What has to be on a machine before anything else can run. Called by the Makefile.
+#
+#   scripts/machine.sh venv DIR     a virtual environment in DIR, with a Python of 3.10 or later
+#   scripts/machine.sh test-tools   the programs that the tests start: sshd, iptables, nft, ip, …
+#
+# Packages are installed only where something is missing, and only by root on a machine with apt-get; elsewhere it says
+# what is missing. Nothing is ever removed or upgraded.
+set -euo pipefail
+
+say() { printf '%s\n' "$*" >&2; }
+
+can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
+
+install() {
+  say "installing $*"
+  export DEBIAN_FRONTEND=noninteractive
+  # A machine that was never updated knows no package: try, update, try again.
+  apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null 2>&1 && return
+  apt-get update -qq </dev/null >&2
+  apt-get install -y -qq --no-install-recommends "$@" </dev/null >&2
+}
+
+fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }
+has_venv() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
+# The first Python that is new enough and can make virtual environments; PYTHON names one that goes before all others.
+find_python() {
+  local name
+  for name in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+    if command -v "$name" >/dev/null 2>&1 && fits "$name" && has_venv "$name"; then
+      command -v "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+make_venv() {
+  local python
+  if ! python=$(find_python); then
+    if ! can_install; then
+      say "error: no Python of 3.10 or later with the venv module here."
+      say "Install one (Debian and Ubuntu: sudo apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3"
+      return 1
+    fi
+    install python3 python3-venv
+    if ! python=$(find_python); then
+      say "error: this system's python3 is $(python3 --version 2>&1): 3.10 or later is needed; name one: make PYTHON=/path/to/python3"
+      return 1
+    fi
+  fi
+  "$python" -m venv "$1"
+}
+
+# program -> the Debian package that brings it
+TEST_TOOLS=(
+  sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client
+  iptables-legacy-restore:iptables iptables-nft-restore:iptables ip6tables-legacy-restore:iptables nft:nftables
+  conntrack:conntrack ip:iproute2 busybox:busybox tcpdump:tcpdump curl:curl gzip:gzip
+)
+
+test_tools() {
+  local pair missing=() packages=()
+  for pair in "${TEST_TOOLS[@]}"; do
+    if ! PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1; then
+      missing+=("${pair%%:*}")
+      case " ${packages[*]-} " in *" ${pair##*:} "*) ;; *) packages+=("${pair##*:}") ;; esac
+    fi
+  done
+  [ ${#missing[@]} = 0 ] && return
+  if can_install; then
+    install "${packages[@]}" || say "warning: ${missing[*]} could not be installed: tests that need them are skipped"
+  else
+    say "note: no ${missing[*]} here, and no way to install them: tests that need them are skipped, and say so"
+  fi
+}
+
+case ${1-} in
+  venv) make_venv "$2" ;;
+  test-tools) test_tools ;;
+  *) say "usage: $0 venv DIR | test-tools"; exit 2 ;;
+esac

@@ -1,0 +1,57 @@
+"""A long run of changed rule sets: `python -m tests.kernel.long --count 2000 --seed 1`, as root.
+
+Prints every disagreement with its seed, and the figures at the end. Seed N of capture C is always the same rule set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from .judge import Figures
+from .lab import missing
+from .trial import Auditor, benches, verdict
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1000, help="rule sets to try, over all captures")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--only", action="append", default=[], metavar="CAPTURE")
+    parser.add_argument("--family", type=int, choices=(4, 6))
+    parser.add_argument("--questions", type=int, default=30)
+    parser.add_argument("--no-audit", dest="audit", action="store_false", help="walker against kernel only")
+    parser.add_argument("--nftables", action="store_true", help="nftables captures instead of iptables ones")
+    options = parser.parse_args()
+    if why := missing():
+        print(f"cannot run: {why}", file=sys.stderr)
+        return 2
+    figures = Figures()
+    auditors: dict[int, Auditor] = {}
+    started = time.monotonic()
+    found = benches(figures, only=tuple(options.only), nftables=options.nftables)
+    found = [b for b in found if options.family in (None, b.case.family)]
+    try:
+        for step in range(options.count):
+            bench = found[step % len(found)]
+            trial = bench.trial(options.seed + step // len(found), questions=options.questions)
+            if trial.disagreements:
+                print(trial, flush=True)
+            if options.audit and not options.nftables and not trial.refused:
+                if id(bench) not in auditors:
+                    auditors[id(bench)] = Auditor(bench.case)
+                if what := verdict(bench, trial, auditors[id(bench)]):
+                    print("\n  ".join([trial.name, *trial.edits, what]), flush=True)
+    finally:
+        for bench in found:
+            bench.close()
+    print(f"{figures}, {time.monotonic() - started:.0f} s")
+    for reason, count in figures.reasons.most_common(12):
+        print(f"  unverified {count}: {reason}")
+    print(f"  errors without a change: {dict(figures.codes)}")
+    return 1 if figures.disagreements or figures.false_greens or figures.false_alarms else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""What the README shows is what the program does."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+try:
+    from make_readme import README, blocks, output
+finally:
+    sys.path.pop(0)
+
+PAGES = [
+    README,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+
+def test_the_output_in_the_readme_is_the_programs() -> None:
+    """`make generated` brings it up to date. The demo ends with 1: it has a finding."""
+    shown = blocks(README.read_text(encoding="utf-8"))
+    assert [arguments for arguments, _ in shown] == ["demo"]
+    for arguments, text in shown:
+        assert output(arguments) == (text, 1)
+
+
+def test_the_readme_shows_commands_that_exist() -> None:
+    """Every command of the README is taken by the command line: no option of it has been renamed."""
+    from kubectl_svcroute.cli import check, cli, demo, explain, snapshot_save
+
+    lines = re.findall(r"^(?:\S*/)?kubectl[- ]svcroute ?(.*)$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(lines) > 10
+    commands = {"demo": demo, "explain": explain, "snapshot": snapshot_save}
+    for line in lines:
+        words = line.partition("#")[0].split()
+        command = commands.get(words[0], check) if words else check
+        assert command in (check, *cli.commands.values(), snapshot_save)
+        known = {name for parameter in command.params for name in parameter.opts}
+        assert [word for word in words if word.startswith("-") and word not in known] == [], line
+
+
+def test_the_exit_statuses_are_the_programs() -> None:
+    """The table has every exit status and no other."""
+    from kubectl_svcroute.model.report import ExitCode
+
+    rows = re.findall(r"^\| (\d+) \|", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(map(int, rows)) == sorted(int(code) for code in ExitCode)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links_of_the_documentation_lead_somewhere(page: Path) -> None:
+    """No page links to a file that is not there."""
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
