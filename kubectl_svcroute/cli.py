@@ -10,22 +10,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from . import __version__
+from .command_options import CONTEXT, kube_options, node_options, output_options, verbose_option, which_options
 from .errors import SvcrouteError, UsageError
 from .model.report import ExitCode
 
 if TYPE_CHECKING:
     from .options import Settings
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-FORMATS = ("table", "wide", "json", "yaml", "name", "junit", "sarif", "markdown", "html", "prometheus")
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def _program() -> str:
@@ -33,115 +29,35 @@ def _program() -> str:
     return "kubectl svcroute" if os.path.basename(sys.argv[0]).startswith("kubectl-") else "kubectl-svcroute"  # noqa: PTH119
 
 
-def _duration(_: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """Seconds of `30`, `30s`, `1m30s`; 0 is no limit, as in kubectl."""
-    if value is None:
-        return None
-    import re  # noqa: PLC0415
+LAZY: dict[str, str] = {}
+"""Subcommands that live in a module of their own, `commands/NAME.py`, which offers `command`: name -> short help.
 
-    text = value.strip()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise click.BadParameter(f"{value!r} is no duration: write 30s, 2m or 1m30s", param=param)
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    return sum(float(number) * units[unit] for number, unit in parts)
-
-
-def _options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    def decorate(command: _Command) -> _Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-which_options = _options(
-    click.option("-n", "--namespace", help="Namespace of the Services (default: the context's)."),
-    click.option("-A", "--all-namespaces", is_flag=True, help="Every namespace."),
-    click.option("-l", "--selector", help="Label selector, as in kubectl: app=web,tier!=cache."),
-    click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node (repeatable)."),
-    click.option("--snapshot", metavar="PATH", help="Read a saved snapshot (folder or .tar.gz) instead of a cluster."),
-)
-kube_options = _options(
-    click.option("--kubeconfig", help="Path of the kubeconfig file."),
-    click.option("--context", "kube_context", help="Name of the kubeconfig context."),
-    click.option("--cluster", help="Name of the kubeconfig cluster."),
-    click.option("--user", help="Name of the kubeconfig user."),
-    click.option("-s", "--server", help="Address of the API server."),
-    click.option("--token", help="Bearer token for the API server."),
-    click.option("--as", "as_user", help="User to impersonate."),
-    click.option("--as-group", "as_groups", multiple=True, help="Group to impersonate (repeatable)."),
-    click.option("--as-uid", help="UID to impersonate."),
-    click.option("--certificate-authority", help="Certificate authority file of the API server."),
-    click.option("--insecure-skip-tls-verify", is_flag=True, help="Do not check the API server's certificate."),
-    click.option("--tls-server-name", help="Name to expect in the API server's certificate."),
-    click.option("--request-timeout", callback=_duration, help="Limit of one API request with its retries (30s)."),
-)
-node_options = _options(
-    click.option(
-        "--via",
-        type=click.Choice(["auto", "ssh", "exec", "local"]),
-        default="auto",
-        show_default=True,
-        help="How nodes are read: SSH, exec into their kube-proxy pods, or this machine itself.",
-    ),
-    click.option("--ssh-user", envvar="SVCROUTE_SSH_USER", help="User to log in to nodes as."),
-    click.option("-i", "--identity", "identities", multiple=True, metavar="FILE", help="SSH private key (repeatable)."),
-    click.option("--ssh-port", type=click.IntRange(1, 65535), help="Port of the nodes' sshd."),
-    click.option("-J", "--jump", envvar="SVCROUTE_SSH_JUMP", metavar="[USER@]HOST", help="Bastion to reach nodes through."),
-    click.option(
-        "--ssh-address",
-        type=click.Choice(["internal", "external", "hostname", "name"]),
-        multiple=True,
-        help="Which address of a node to dial (repeatable, in order).",
-    ),
-    click.option("--ssh-config", metavar="FILE", help="Another ssh configuration than ~/.ssh/config."),
-    click.option("--ssh-accept-new-host-keys", is_flag=True, help="Accept keys of hosts that are not known yet."),
-    click.option("-K", "--ask-sudo-pass", is_flag=True, help="Ask for the sudo password of the nodes, once."),
-    click.option("--parallel", type=click.IntRange(1, 512), default=32, show_default=True, help="Nodes read at once."),
-    click.option("--timeout", callback=_duration, default="120s", show_default=True, help="Limit for reading one node."),
-    click.option(
-        "--settle",
-        callback=_duration,
-        default="10s",
-        show_default=True,
-        help="How long a difference has to stay before it is a finding; 0 for a single look.",
-    ),
-)
-output_options = _options(
-    click.option(
-        "-o",
-        "--output",
-        "outputs",
-        multiple=True,
-        metavar="FORMAT[=FILE]",
-        help=f"One of {', '.join(FORMATS)} (repeatable; with =FILE written there).",
-    ),
-    click.option("--output-file", metavar="PATH", help="Write the report here instead of to stdout."),
-    click.option("--no-headers", is_flag=True, help="Tables without a head line."),
-    click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colour."),
-    click.option(
-        "--fail-on",
-        type=click.Choice(["error", "warning", "never"]),
-        default="warning",
-        show_default=True,
-        help="From which severity on findings end with exit status 1.",
-    ),
-    click.option("--allow-partial", is_flag=True, help="What could not be verified does not count (exit 0 instead of 3)."),
-)
-verbose_option = click.option("-v", "--verbose", count=True, help="Say more on stderr (-vv: the ssh and API traffic).")
+They load when they are called: what one command needs, another's start does not pay for.
+"""
 
 
 class _Group(click.Group):
     """The whole plugin. Its help shows the examples first, as kubectl's does."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
+        """Every subcommand, those of `commands/` last."""
+        return [*self.commands, *LAZY]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The subcommand, loaded when it is asked for."""
+        if cmd_name not in LAZY:
+            return super().get_command(ctx, cmd_name)
+        from importlib import import_module  # noqa: PLC0415
+
+        module = import_module(f".commands.{cmd_name.replace('-', '_')}", __package__)
+        command: click.Command = module.command
+        return command
+
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(_INTRO.format(program=_program()))
         with formatter.section("Commands"):
             rows = [(name, self.commands[name].get_short_help_str(70)) for name in self.commands if name != "check"]
+            rows += LAZY.items()
             formatter.write_dl(rows)
         check.format_options(ctx, formatter)
         formatter.write(_STATUSES)
@@ -319,7 +235,7 @@ def _route(arguments: Sequence[str]) -> list[str]:
         if word.startswith("-") and word != "-":
             at += 2 if word in takes_value else 1
             continue
-        if word in cli.commands and word != "check":
+        if (word in cli.commands and word != "check") or word in LAZY:
             return [word, *words[:at], *words[at + 1 :]]
         break
     if words[:1] == ["check"]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .command_options import FORMATS
 from .errors import UsageError
 
 
@@ -49,8 +50,6 @@ class Settings:
 
 def settings(given: Mapping[str, Any]) -> Settings:
     """Settings of click's parameters. Raises UsageError for options that exclude each other."""
-    from .cli import FORMATS  # noqa: PLC0415 - cli imports this module when a command runs
-
     names = tuple(given.get("names") or ())
     if given.get("all_namespaces") and names:
         raise UsageError("a Service by name cannot be asked for in all namespaces: leave out -A, or the name")

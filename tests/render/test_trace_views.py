@@ -79,7 +79,9 @@ def hostile() -> Trace:
     ways = tuple(
         replace(
             way, sources=HOSTILE, expected=HOSTILE, tree=spoil(way.tree), affinity=HOSTILE, affinity_rule=HOSTILE, alike=HOSTILE,
-            exits=tuple(replace(e, hops=tuple(map(spoil_hop, e.hops)), who=HOSTILE, answer=HOSTILE, source=HOSTILE) for e in way.exits),
+            exits=tuple(
+                replace(e, hops=tuple(map(spoil_hop, e.hops)), who=HOSTILE, answer=HOSTILE, source=HOSTILE) for e in way.exits
+            ),
         )
         for way in trace.ways
     )  # fmt: skip
