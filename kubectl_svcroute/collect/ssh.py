@@ -319,8 +319,8 @@ class SshReader:
                 talk = Conversation(channel, until, options.max_bytes, f"{nonce} start ".encode())
                 if password:
                     talk.answer_sudo(ask, go, password)
-                channel.sendall(script.encode())
-                channel.shutdown_write()
+                talk.say(script.encode())
+                talk.say_no_more()
                 out, err, status = talk.finish()
         except TimeoutError:
             raise CollectError("the node stopped answering") from None

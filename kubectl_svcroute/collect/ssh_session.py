@@ -65,7 +65,10 @@ class Channel(Protocol):
         """Some of standard error."""
 
     def sendall(self, s: bytes) -> None:
-        """Write to standard input."""
+        """Write to standard input. Raises OSError when nobody reads it any more."""
+
+    def shutdown_write(self) -> None:
+        """End standard input."""
 
 
 class Conversation:
@@ -79,6 +82,7 @@ class Conversation:
         self._started = False
         self._out = bytearray()
         self._err = bytearray()
+        self._unread = ""
         self._begun = time.monotonic()
         # One descriptor becomes readable when either stream has data, or ends.
         self._poll = select.poll()
@@ -115,6 +119,24 @@ class Conversation:
         if len(self._out) > self._max_bytes:
             raise CollectError(f"the node printed more than {_size(self._max_bytes)}")
 
+    def say(self, data: bytes) -> None:
+        """Write to the command's standard input.
+
+        A command may end before it has read everything (a shell that is none, a sudo that refuses). That is no broken
+        connection: what it printed and its exit status, which `finish` waits for, say why.
+        """
+        try:
+            self._channel.sendall(data)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            self._unread = one_line(str(error)) or type(error).__name__
+
+    def say_no_more(self) -> None:
+        """End the command's standard input."""
+        if not self._unread:
+            self._channel.shutdown_write()
+
     def answer_sudo(self, ask: bytes, go: bytes, password: str) -> None:
         """Wait until the shell is root, telling sudo the password once if it asks.
 
@@ -126,7 +148,7 @@ class Conversation:
                 if told:
                     raise CollectError("sudo: the password was refused")
                 del self._err[:]
-                self._channel.sendall(password.encode() + b"\n")
+                self.say(password.encode() + b"\n")
                 told = True
             if not self._step():
                 raise CollectError(why_failed(self._status(), bytes(self._err).replace(ask, b"")))
@@ -141,6 +163,8 @@ class Conversation:
         # Only now that both streams are drained: asked for before, it would wait for ever on a full one.
         if not self._channel.status_event.wait(min(_STATUS_SECONDS, max(0.1, self._until - time.monotonic()))):
             raise CollectError("the node closed its output and sent no exit status")
+        if self._channel.exit_status == -1 and self._unread:
+            raise CollectError(f"the connection broke: {self._unread}")
         return self._channel.exit_status
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from dataclasses import replace
 
 from sshd import SshLab, SshNode
@@ -55,12 +56,13 @@ def test_many_nodes_some_of_them_sick(ssh_lab: SshLab) -> None:
     config = ssh_lab.config(f"Host {by_name['powerless'].address}", "  User operator")
     heard: list[Progress] = []
     whole = rules((node_files() / "iptables-save.txt").read_text())
-    # Little patience with the sick, so that the test ends; much with the sound, which here all share one machine.
-    options = SshOptions(config_file=str(config), batch=True, addresses=("internal",))
-    patient, hasty = (SshReader(replace(options, command_timeout=seconds)) for seconds in (120, 20))
+    # Little patience with the one that hangs, so that the test ends; much with the others, which here all share one machine.
+    options = SshOptions(config_file=str(config), batch=True, addresses=("internal",), connect_timeout=120)
+    patient, hasty = (SshReader(replace(options, command_timeout=seconds)) for seconds in (240, 5))
     seen: set[str] = set()
     with contextlib.closing(patient), contextlib.closing(hasty):
-        readings = (*handles(hasty, bad[:10]), *handles(patient, good), *handles(hasty, bad[10:]))
+        in_order = (*bad[:10], *good, *bad[10:])
+        readings = [handle for t in in_order for handle in handles(hasty if t.name.startswith("half") else patient, [t])]
         for outcome in read_all(readings, parallel=32, progress=heard.append):
             assert outcome.node not in seen
             seen.add(outcome.node)
@@ -72,5 +74,10 @@ def test_many_nodes_some_of_them_sick(ssh_lab: SshLab) -> None:
                 assert says[outcome.node[:-2]] in outcome.reason
     assert seen == {target.name for target in (*good, *bad)}
     assert (heard[-1].done, heard[-1].failed, heard[-1].left) == (NODES - 20, 20, 0)
-    left = subprocess.run(["ip", "netns", "pids", sound.namespace], capture_output=True, text=True, check=True)
-    assert len(left.stdout.split()) <= 2, "sessions were left open on the node"
+    for _ in range(600):  # sshd ends its processes in its own time
+        left = subprocess.run(["ip", "netns", "pids", sound.namespace], capture_output=True, text=True, check=True)
+        if len(left.stdout.split()) <= 2:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("sessions were left open on the node")

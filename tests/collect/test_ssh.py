@@ -632,6 +632,27 @@ def test_a_restricted_account(ssh_lab: SshLab) -> None:
     assert "status 1" in reason(read(ssh_lab, node))
 
 
+def test_a_shell_that_ends_before_it_was_told_anything(ssh_lab: SshLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an account that ends at once has said is the reason, also when it ended before the script could be sent."""
+    import paramiko
+
+    send = paramiko.Channel.sendall
+
+    def late(channel: Any, data: bytes) -> None:
+        for _ in range(600):
+            if channel.closed:
+                break
+            time.sleep(0.05)
+        assert channel.closed
+        send(channel, data)
+
+    monkeypatch.setattr(paramiko.Channel, "sendall", late)
+    node = sick(ssh_lab, "nologin", "echo go away >&2; exit 1")
+    assert reason(read(ssh_lab, node)) == "ssh: the node's shell ended with status 1: go away"
+    node = sick(ssh_lab, "killed", "kill -9 $PPID; sleep 1")
+    assert reason(read(ssh_lab, node)) == "ssh: the connection broke: Socket is closed"
+
+
 def test_nobody_there(ssh_lab: SshLab) -> None:
     """A port that nobody listens on and a name that does not exist are told apart."""
     node = ssh_lab.node("kubworker1")
