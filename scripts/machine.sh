@@ -2,7 +2,7 @@
 # What has to be on a machine before anything else can run. Called by the Makefile.
 #
 #   scripts/machine.sh venv DIR     a virtual environment in DIR, with a Python of 3.10 or later
-#   scripts/machine.sh test-tools   the programs that the tests start: sshd, iptables, nft, ip, …
+#   scripts/machine.sh test-tools   the programs that the tests start: sshd, iptables, nft, ip, chromium, …
 #
 # Packages are installed only where something is missing, and only by root on a machine with apt-get; elsewhere it says
 # what is missing. Nothing is ever removed or upgraded.
@@ -58,7 +58,12 @@ TEST_TOOLS=(
   sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client
   iptables-legacy-restore:iptables iptables-nft-restore:iptables ip6tables-legacy-restore:iptables nft:nftables
   conntrack:conntrack ip:iproute2 busybox:busybox tcpdump:tcpdump curl:curl gzip:gzip
+  chromium:chromium dot:graphviz
 )
+
+# What draws Mermaid, as GitHub and GitLab do: one script, which the tests load into Chromium. It is on npm alone.
+MERMAID=11.12.0
+MERMAID_AT=build/mermaid
 
 test_tools() {
   local pair missing=() packages=()
@@ -68,12 +73,24 @@ test_tools() {
       case " ${packages[*]-} " in *" ${pair##*:} "*) ;; *) packages+=("${pair##*:}") ;; esac
     fi
   done
-  [ ${#missing[@]} = 0 ] && return
-  if can_install; then
+  if [ ${#missing[@]} = 0 ]; then
+    :
+  elif can_install; then
     install "${packages[@]}" || say "warning: ${missing[*]} could not be installed: tests that need them are skipped"
   else
     say "note: no ${missing[*]} here, and no way to install them: tests that need them are skipped, and say so"
   fi
+  [ -s "$MERMAID_AT/mermaid-$MERMAID.min.js" ] || mermaid ||
+    say "note: no mermaid $MERMAID here, and no npm that brings it: tests that need it are skipped, and say so"
+}
+
+mermaid() {
+  command -v npm >/dev/null 2>&1 || { can_install && install npm; } || return
+  say "installing mermaid $MERMAID into $MERMAID_AT"
+  rm -rf "$MERMAID_AT" && mkdir -p "$MERMAID_AT" &&
+    (cd "$MERMAID_AT" && npm pack --silent "mermaid@$MERMAID" </dev/null >/dev/null &&
+      tar -xzf "mermaid-$MERMAID.tgz" --strip-components 2 package/dist/mermaid.min.js &&
+      rm "mermaid-$MERMAID.tgz" && mv mermaid.min.js "mermaid-$MERMAID.min.js")
 }
 
 case ${1-} in

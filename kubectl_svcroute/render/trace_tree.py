@@ -89,11 +89,11 @@ class _Teller:
             yield self.paint("bold", line)
         facts = []
         if trace.frontend is not None:
-            facts.append(f"{trace.frontend.kind}, port {clean(trace.port)}")
+            facts.append(f"{trace.frontend.kind}, port {trace.port}")
         if trace.mode:
             facts.append(f"kube-proxy {trace.version} in {trace.mode} mode".replace("  ", " "))
         if facts:
-            yield self.paint("dim", "; ".join(facts))
+            yield from self.prose("; ".join(facts), kind="dim", indent="  ")
         if trace.frontend is not None:
             yield from self._links()
 
@@ -106,6 +106,11 @@ class _Teller:
         for line in wrap(clean(text), self.width - width(lead), indent=indent):
             yield lead + (self.paint(kind, line) if kind else line)
 
+    def hung(self, text: str, tee: str, bar: str, *, kind: str = "", indent: str = "") -> Iterator[str]:
+        """Words on a branch of the tree: the first line behind `tee`, the others behind `bar`."""
+        for n, line in enumerate(wrap(clean(text), self.width - width(tee), indent=indent)):
+            yield (bar if n else tee) + (self.paint(kind, line) if kind else line)
+
     def title(self, text: str) -> Iterator[str]:
         yield ""
         yield self.paint("bold", text.upper())
@@ -116,8 +121,7 @@ class _Teller:
         who = way.sources[:1].upper() + way.sources[1:]
         lead = f"{number}. " if number else ""
         first = f"{who} sends the first packet of a connection to {self.trace.frontend}."
-        for n, line in enumerate(wrap(clean(first), self.width - len(lead))):
-            yield (lead if not n else " " * len(lead)) + line
+        yield from self.hung(first, lead, " " * len(lead))
         if way.alike:
             yield from self.prose(f"({way.alike})", lead=" " * len(lead))
         yield from self._tree(way)
@@ -167,8 +171,9 @@ class _Teller:
             if not lead:
                 yield ""
                 question = _question(hook, table, group)
-                left = f"{hook}, table {clean(table)}"
-                yield f"{self.paint('info', left)}: {question}"
+                left = f"{hook}, table {clean(table)}:"
+                for line in wrap(f"{left} {question}", self.width, indent="  "):
+                    yield f"{self.paint('info', left)}{line[len(left) :]}" if line.startswith(left) else line
             yield from self._hops(group, lead, last=last or n < len(stages) - 1)
 
     def _hops(self, hops: Sequence[Hop], lead: str, *, last: bool) -> Iterator[str]:
@@ -189,27 +194,22 @@ class _Teller:
                 yield from self._hop(run[0], tee, bar)
 
     def _looked(self, run: Sequence[Hop], tee: str, bar: str) -> Iterator[str]:
-        names = ", ".join(dict.fromkeys(clean(hop.target) for hop in run))
+        names = ", ".join(dict.fromkeys(hop.target for hop in run))
         words = f"past {names}: {'none' if len(run) > 1 else 'nothing there'} is about this packet"
-        for n, line in enumerate(wrap(words, self.width - width(tee))):
-            yield (tee if not n else bar) + self.paint("dim", line)
+        yield from self.hung(words, tee, bar, kind="dim")
 
     def _hop(self, hop: Hop, tee: str, bar: str) -> Iterator[str]:
         sign = f" {self.glyphs.arrow} " if hop.role in _JUMPS or (hop.role is Role.UNMARKED and hop.target != "RETURN") else ": "
-        name = f"{clean(hop.chain)}{sign}{clean(hop.target)}"
-        own = ""
-        if hop.foreign:
-            own = f"   {self.marks['warning']} not kube-proxy's rule"
-        for n, line in enumerate(wrap(name + own, self.width - width(tee), indent="  ")):
-            yield (tee if not n else bar) + self.paint("warning" if hop.foreign else "bold", line)
+        own = f"   {self.marks['warning']} not kube-proxy's rule" if hop.foreign else ""
+        text = f"{hop.chain}{sign}{hop.target}{own}"
+        yield from self.hung(text, tee, bar, kind="warning" if hop.foreign else "bold", indent="  ")
         yield from self.prose(hop.words, lead=bar + "  ")
         if hop.why:
             yield from self.prose(f"({hop.why})", lead=bar + "  ")
         yield from self._raw(hop.rule, bar)
         if self.commands and hop.command and hop.command != self.last_command:
             self.last_command = hop.command
-            for line in self._command(hop.command, bar + "    "):
-                yield line
+            yield from self._command(hop.command, bar + "    ")
 
     def _raw(self, rule: str, bar: str) -> Iterator[str]:
         lead = bar + "    "
@@ -286,7 +286,7 @@ class _Teller:
             cells = [pad(clean(end.pod or _NO_POD), columns[0]), pad(clean(end.address), columns[1])]
             if end.node:
                 cells.append(pad(clean(end.node), columns[2]))
-            cells.append(end.state or "not known to the API")
+            cells.append(clean(end.state) or "not known to the API")
             text = f"{share}  {'  '.join(cells)}"
         else:
             text = f"{share}  {_ENDS.get(end.action or '', 'cannot be told')}"
@@ -325,13 +325,12 @@ class _Teller:
         where = f", on {plural(len(nodes), 'node')}" if nodes else ""
         state = f", all {states.pop()}" if len(states) == 1 else ""
         text = f"and {len(rest)} more, {each}{where}{state}"
-        for n, line in enumerate(wrap(clean(text), self.width - width(tee))):
-            yield (tee if not n else lead + "   ") + line
+        yield from self.hung(text, tee, lead + "   ")
 
     def _missing(self, way: Way, lead: str, columns: tuple[int, int, int, int] = (0, 0, 0, 1)) -> Iterator[str]:
         if len(way.missing) > 1 and not any(end.action == "translate" for end in way.endings()):
-            text = f"{self.glyphs.corner}{self.marks['error']} none of its {len(way.missing)} endpoints gets a connection"
-            yield lead + self.paint("error", text)
+            text = f"{self.marks['error']} none of its {len(way.missing)} endpoints gets a connection"
+            yield from self.hung(text, lead + self.glyphs.corner, lead + "   ", kind="error")
             return
         shown = way.missing if self.everything else way.missing[:FOLD]
         for n, end in enumerate(shown):
@@ -340,7 +339,7 @@ class _Teller:
             yield from self._endpoint(end, tee, lead + ("   " if final else self.glyphs.bar), columns)
         if len(way.missing) > len(shown):
             more = f"{self.marks['error']} and {len(way.missing) - len(shown)} more that get no connection, and should"
-            yield lead + self.glyphs.corner + self.paint("error", more)
+            yield from self.hung(more, lead + self.glyphs.corner, lead + "   ", kind="error")
 
     # ---- marks and answers ------------------------------------------------------------------------------------------
 

@@ -1,4 +1,7 @@
-"""The HTML report in a real browser, light and dark, by keyboard and on paper. Skipped where Chromium is not installed."""
+"""The HTML report in a real browser, light and dark, by keyboard and on paper, and a trace drawn by Mermaid.
+
+Skipped where Chromium is not installed. One browser serves all of them.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,13 @@ from typing import Any
 import pytest
 from reports import made
 from samples import SAMPLES, everything
+from test_trace_views import SAMPLES as TRACES
 
 from kubectl_svcroute.model.report import Report
 from kubectl_svcroute.render import render
+from kubectl_svcroute.render.trace_graph import graph_of, mermaid
 
+ROOT = Path(__file__).parent.parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 websocket = pytest.importorskip("websocket", reason="websocket-client is not installed")
 
@@ -65,7 +71,9 @@ class Browser:
 
     def value(self, expression: str) -> Any:
         """What an expression comes to in the page."""
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        said = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in said, said
+        return said["result"].get("value")
 
     def press(self, key: str) -> None:
         """Press and release a key."""
@@ -200,3 +208,26 @@ def test_on_paper_the_evidence_is_unfolded(browser: Browser, tmp_path: Path) -> 
     assert visible == len(after)
     assert all(height > 10 for height in after), (before, after)
     assert base64.b64decode(browser.call("Page.printToPDF")["data"]).startswith(b"%PDF")
+
+
+def test_mermaid_itself_draws_a_trace(browser: Browser, tmp_path: Path) -> None:
+    """Mermaid takes every picture, and draws its boxes with their words as words, a hostile one's as well."""
+    scripts = sorted((ROOT / "build" / "mermaid").glob("mermaid-*.min.js"))
+    if not scripts:
+        pytest.skip("mermaid is not installed")
+    page = tmp_path / "mermaid.html"
+    page.write_text(f'<!doctype html><meta charset="utf-8"><body><script src="{scripts[-1].as_uri()}"></script>')
+    browser.open(page)
+    browser.value('mermaid.initialize({startOnLoad: false, securityLevel: "strict"})')
+    for name, make in TRACES.items():
+        assert browser.value(f"mermaid.parse({json.dumps(mermaid(make()))}).then(found => found.diagramType)"), name
+    for name in ("hairpin", "hostile"):
+        trace = TRACES[name]()
+        drawn = browser.value(
+            f"""mermaid.render("picture", {json.dumps(mermaid(trace))}).then(found => {{
+              document.body.innerHTML = found.svg;
+              return [document.querySelectorAll(".node").length, document.querySelectorAll(".node script, .node img").length,
+                document.body.innerText]; }})"""
+        )
+        assert drawn[:2] == [len(graph_of(trace).boxes), 0]
+        assert ("<script>alert(1)</script>" in " ".join(drawn[2].split())) is (name == "hostile")

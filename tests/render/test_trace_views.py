@@ -295,16 +295,3 @@ def test_mermaid_is_a_flowchart(sample: str) -> None:
     assert len(boxes) == len(graph_of(trace).boxes)
     assert {end for match in found["edge"] for end in match.groups()} <= boxes
     assert {match[2] for match in found["box"]} == {match[1] for match in found["class"]}
-
-
-def test_mermaids_own_program_draws_it(tmp_path: object) -> None:
-    program = shutil.which("mmdc")
-    if program is None:
-        pytest.skip("mermaid-cli is not installed")
-    for make in SAMPLES.values():
-        done = subprocess.run(
-            [program, "-i", "-", "-o", f"{tmp_path}/way.svg"], input=mermaid(make()), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-
-
