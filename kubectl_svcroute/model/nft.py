@@ -390,26 +390,6 @@ class NftRules:
     """The file it was parsed from, for messages."""
 
 
-def join(parts: Iterable[NftRules]) -> NftRules:
-    """One ruleset of several readings of one node: a map here, a chain there. What was read twice, the last one has."""
-    tables: dict[TableKey, NftTable] = {}
-    source = ""
-    for part in parts:
-        source = source or part.source
-        for key, table in part.tables.items():
-            old = tables.get(key)
-            if old is None:
-                tables[key] = NftTable(
-                    family=table.family, name=table.name, chains=dict(table.chains), sets=dict(table.sets), dormant=table.dormant
-                )
-                continue
-            old.chains.update(table.chains)
-            old.sets.update(table.sets)
-            if table.dormant and not old.dormant:
-                tables[key] = NftTable(family=old.family, name=old.name, chains=old.chains, sets=old.sets, dormant=True)
-    return NftRules(tables=tables, source=source)
-
-
 # ---- as nft prints it ---------------------------------------------------------------------------------------------------
 
 _HEX = {"mark", "nfmark", "ctmark"}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubectl_svcroute.errors import ParseError
-from kubectl_svcroute.model.nft import Decide, Element, Flags, Prefix, Range, SetOf, Unknown, join
+from kubectl_svcroute.model.nft import Decide, Element, Flags, Prefix, Range, SetOf, Unknown
 from kubectl_svcroute.parse.nft_json import parse_nft_json, statement
 from tests.captured import CAPTURES, capture
 
@@ -167,15 +167,6 @@ def test_names_of_bits_are_flags_in_every_form() -> None:
 
     assert expression(["fin", "syn"]) == expression({"|": ["fin", "syn"]}) == Flags(("fin", "syn"))
     assert isinstance(expression({"set": [1, {"range": [2, 3]}]}), SetOf)
-
-
-def test_readings_of_parts_are_joined() -> None:
-    """A chain here and a map there make one ruleset, as a reading for one Service gives them."""
-    chain = parse_nft_json(document(CHAIN, RULE))
-    named = parse_nft_json(document({"set": {"family": "ip", "table": "t", "name": "s", "type": "ipv4_addr"}}))
-    table = join([chain, named]).tables["ip", "t"]
-    assert set(table.chains) == {"c"}
-    assert set(table.sets) == {"s"}
 
 
 @pytest.mark.parametrize("name", NFTABLES)
