@@ -203,7 +203,7 @@ def explain(code: str | None, color: str) -> int:
     """What a finding means, why it happens, and what to do. Without CODE: the list of all."""
     from .explain import explain as show  # noqa: PLC0415
 
-    click.echo(show(code, color=color), nl=False)
+    click.echo(show(code, color=color), nl=False, color=True)  # what colour there is was asked for
     return ExitCode.OK
 
 

@@ -12,8 +12,9 @@ from .options import Settings, settings
 DEMO = Path(__file__).parent / "data" / "demo.tar.gz"
 
 _NOTE = """\
-A cluster of five nodes that comes with the plugin: real rules of a real kube-proxy, and one fault on kubworker3.
-Look at all of it with -A, at a finding's meaning with `explain CODE`, and at your own cluster with no command at all.
+A cluster of five nodes that comes with the plugin: real rules of a real
+kube-proxy, and one fault on kubworker3. Look at all of it with -A, at a finding's
+meaning with `explain CODE`, and at your own cluster with no command at all.
 """
 
 

@@ -322,7 +322,7 @@ def _write(report: Report, settings: Settings) -> None:
         )
         text = render(report, output.format, options)
         if output.path is None:
-            click.echo(text, nl=not text.endswith("\n"))
+            click.echo(text, nl=not text.endswith("\n"), color=True)  # what colour there is was asked for
         else:
             try:
                 Path(output.path).write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")

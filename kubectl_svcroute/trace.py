@@ -407,9 +407,32 @@ class _Telling:
 
     def _expected(self, expectation: Expectation) -> str:
         text = expected_text(expectation)
+        if expectation.action is not Action.TRANSLATE:
+            why = self._why_not(expectation)
+            return f"{text}: {why}" if why else text
         if self.client is Client.HAIRPIN and expectation.masquerade == "self":
             text = text.replace("source kept", "masqueraded where it is sent to itself and nowhere else")
         return text
+
+    def _why_not(self, expectation: Expectation) -> str:
+        """Why no endpoint should be reached."""
+        selection = self.ground.plan.selection
+        if self.frontend.kind is FrontendKind.HEALTH_CHECK:
+            return "kube-proxy itself answers there"
+        if expectation.denied:
+            return "its source is in none of the Service's loadBalancerSourceRanges"
+        if not selection.any:
+            return "the Service has no endpoint that could take it" if selection.known else "the Service has no endpoint"
+        policies = []
+        if self.external and self.service.external_local:
+            policies.append("externalTrafficPolicy")
+        if not self.external and self.service.internal_local:
+            policies.append("internalTrafficPolicy")
+        if policies and not selection.local:
+            where = sorted({c.endpoint.node for b, c in selection.known.items() if c.endpoint.ready and c.endpoint.node})
+            others = f" (there are some on {', '.join(where[:3])}{', …' if len(where) > 3 else ''})" if where else ""
+            return f"{policies[0]} is Local, and no endpoint is on this node{others}"
+        return ""
 
     def _told(self, atom: Atom) -> list[_Told]:
         """The ends of an atom with the shares that they are told with, each way once."""
@@ -590,7 +613,7 @@ class _Telling:
         if step.chain.startswith(("KUBE-SEP-", "endpoint-")):
             return "the endpoint that was chosen is the one that dials: it must not see its own address as the sender"
         if self.client is Client.NODE:
-            return "it comes from the node and from no pod: its source need not be an address that answers come back to here"
+            return "it comes from the node and not from a pod: its source may be an address whose answers would not come back here"
         if self.external and not self.service.external_local:
             return "it came in from outside, and the endpoint may be on another node, whose answer would not pass here"
         return "it does not come from a pod of the cluster, so an answer to its source need not pass here"

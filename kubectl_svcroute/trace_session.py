@@ -197,7 +197,7 @@ def _write(trace: Trace, output: Output, found: Settings, wish: Wish) -> None:
     )
     text = "".join(render_trace(trace, output.format, options, commands=wish.commands, everything=wish.everything))
     if output.path is None:
-        click.echo(text, nl=False)
+        click.echo(text, nl=False, color=True)  # what colour there is was asked for
     else:
         try:
             Path(output.path).write_text(text, encoding="utf-8")

@@ -124,6 +124,7 @@ class _Teller:
         yield from self.hung(first, lead, " " * len(lead))
         if way.alike:
             yield from self.prose(f"({way.alike})", lead=" " * len(lead))
+        yield from self._unasked(way)
         yield from self._tree(way)
         several = len(way.exits) > 1 or bool(way.exits and way.exits[0].who)
         for exit_ in way.exits:
@@ -136,6 +137,18 @@ class _Teller:
             yield from self._leaves(exit_)
         for reason in way.unknown:
             yield from self.prose(f"{self.marks['unverified']} cannot be told: {reason}", kind="unverified")
+
+    def _unasked(self, way: Way) -> Iterator[str]:
+        """Where a packet is translated no rule was met: that has to be said, because a tree shows only what is there."""
+        hook = "OUTPUT" if way.client is Client.NODE else "PREROUTING"
+        nft = self.trace.mode == "nftables"
+        if any(hop.hook == hook and (nft or hop.table == "nat") for hop in _all_hops(way.tree)):
+            return
+        yield ""
+        head = f"{hook}, table {'kube-proxy' if nft else 'nat'}:"
+        yield f"{self.paint('info', head)} where does it go?"
+        text = f"{self.marks['error']} no rule here is about this packet: nothing sends it to kube-proxy's list of all Services"
+        yield from self.hung(text, self.glyphs.corner, "   ", kind="error")
 
     def _leaves(self, exit_: Exit) -> Iterator[str]:
         if exit_.action == "translate":
@@ -419,7 +432,7 @@ class _Teller:
             yield from self.title("As it should be")
             for n, way in enumerate(trace.ways, 1):
                 number = f"{n}. " if len(trace.ways) > 1 else ""
-                yield from self.prose(f"{self.marks['ok']}: {number}{way.expected}", kind="ok")
+                yield from self.prose(f"{self.marks['ok']}: {number}{way.expected}", kind="ok", indent="    ")
         if trace.elsewhere:
             yield ""
             codes = listed(sorted({f"{f.code} {f.name}" for f in trace.elsewhere}))
@@ -480,6 +493,12 @@ def _interesting(branch: Branch) -> bool:
     return any((end.wrong and end.wrong != _UNEVEN) or end.unknown for end in ends) or any(
         hop.foreign or hop.role in (Role.ASK, Role.MARK) for hop in branch.hops
     )
+
+
+def _all_hops(branch: Branch) -> Iterator[Hop]:
+    yield from branch.hops
+    for further in branch.branches:
+        yield from _all_hops(further)
 
 
 def _wrong(way: Way) -> bool:
