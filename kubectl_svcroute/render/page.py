@@ -50,7 +50,7 @@ def _blocks(text: str, columns: int, paint: Paint) -> Iterator[list[str]]:
             at += 1
         elif fence:
             end = next((n for n in range(at + 1, len(lines)) if lines[n].strip().startswith(fence[1])), len(lines))
-            yield _code(lines[at + 1 : end], paint)
+            yield _code(lines[at + 1 : end], paint, diff=line.strip() == "```diff")
             at = end + 1
         elif line.startswith("    "):
             end = _end_of_indented(lines, at)
@@ -105,8 +105,9 @@ def _heading(level: int, text: str, columns: int, paint: Paint) -> list[str]:
     return [line.upper() if level == 2 else line for line in shown]
 
 
-def _code(lines: list[str], paint: Paint) -> list[str]:
-    return [f"    {paint('info', clean(line))}" if line.strip() else "" for line in lines]
+def _code(lines: list[str], paint: Paint, *, diff: bool = False) -> list[str]:
+    kinds = {"-": "error", "+": "ok", " ": "dim"} if diff else {}
+    return [f"    {paint(kinds.get(line[:1], 'info'), clean(line))}" if line.strip() else "" for line in lines]
 
 
 def _paragraph(lines: list[str], columns: int, paint: Paint) -> list[str]:
