@@ -613,7 +613,7 @@ class _Telling:
         if step.chain.startswith(("KUBE-SEP-", "endpoint-")):
             return "the endpoint that was chosen is the one that dials: it must not see its own address as the sender"
         if self.client is Client.NODE:
-            return "it comes from the node and not from a pod: its source may be an address whose answers would not come back here"
+            return "it comes from the node and not from a pod, and answers to its source need not come back here"
         if self.external and not self.service.external_local:
             return "it came in from outside, and the endpoint may be on another node, whose answer would not pass here"
         return "it does not come from a pod of the cluster, so an answer to its source need not pass here"

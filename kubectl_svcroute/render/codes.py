@@ -5,6 +5,7 @@ A report carries the codes of what was not verified without their names, and SAR
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ def page_of(code: str) -> Page:
     if not code.isalnum():  # it becomes part of a path
         return Page("", "", "")
     try:
-        text = _PAGES.joinpath(f"{code}.md").read_text(encoding="utf-8")
+        text = re.sub(r"<!--.*?-->\n", "", _PAGES.joinpath(f"{code}.md").read_text(encoding="utf-8"))
     except OSError:
         return Page("", "", "")
     lines = [line for line in text.splitlines()[:6] if line]
