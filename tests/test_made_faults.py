@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from captured import CAPTURES, capture, faults, faulty, truth
 
-from kubectl_svcroute.audit import audit
+from kubectl_svcroute.audit import Audit, audit
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.errors import SvcrouteError
+from kubectl_svcroute.model.node_result import NodeResult
 from kubectl_svcroute.model.report import ExitCode, Report, Severity
-from kubectl_svcroute.model.snapshot import NodeDump, NodeOutcome, Snapshot
+from kubectl_svcroute.model.snapshot import NodeDump, Snapshot
+from kubectl_svcroute.selection import Selection
 
 IPTABLES = [name for name in CAPTURES if "iptables" in name]
 NFTABLES = [name for name in CAPTURES if "nftables" in name]
@@ -50,10 +52,17 @@ def cluster_ip(name: str, service: str) -> str:
     raise KeyError(service)
 
 
+@cache
+def healthy(name: str) -> tuple[NodeResult, ...]:
+    """What the nodes of a capture come to, each judged once: a node is judged alone, so a fault on another changes nothing."""
+    judge = Audit(snapshot(name).api, Selection())
+    return tuple(judge.node(dump) for dump in dumps(name))
+
+
 def report_of(name: str, changed: NodeDump) -> Report:
     """The audit of a capture with one node changed."""
-    outcomes: list[NodeOutcome] = [changed if dump.node == changed.node else dump for dump in dumps(name)]
-    return audit(snapshot(name).api, outcomes)
+    judge = Audit(snapshot(name).api, Selection())
+    return judge.conclude([judge.node(changed), *(r for r in healthy(name) if r.row.node != changed.node)])
 
 
 def hold(report: Report, node: str, services: list[str]) -> None:
@@ -415,11 +424,14 @@ def test_a_file_cut_anywhere_is_never_a_pass(name: str, file: str) -> None:
     if file not in dump.files:
         return
     text = dump.files[file]
+    # All Services are asked for where the file is about all of them; elsewhere some that it matters to tell as much.
+    some = None if file in ("iptables-save.txt", "nft-ruleset.json") else frozenset({"default/kuard", "shop/six"})
     cuts = [len(text) * n // 50 for n in range(50)] if len(text) < 50_000 else [len(text) * n // 12 for n in range(12)]
     # The newline behind JSON's last brace is no part of it.
     for at in (*cuts, len(text.rstrip()) - 1):
         try:
-            status = audit(snapshot(name).api, [NodeDump(node=dump.node, files={**dump.files, file: text[:at]})]).exit_code()
+            cut = NodeDump(node=dump.node, files={**dump.files, file: text[:at]})
+            status = audit(snapshot(name).api, [cut], Selection(services=some)).exit_code()
         except SvcrouteError:
             status = ExitCode.CANNOT_RUN
         assert status in (ExitCode.CANNOT_RUN, ExitCode.NOT_VERIFIED), f"{file} cut at {at} of {len(text)}"
@@ -427,15 +439,25 @@ def test_a_file_cut_anywhere_is_never_a_pass(name: str, file: str) -> None:
 
 @pytest.mark.parametrize("name", CAPTURES)
 def test_the_configuration_is_inferred_where_none_is_shown(name: str) -> None:
-    """Without the ConfigMap a healthy cluster is healthy, each fault is found all the same, and the report says so."""
-    for fault in (None, *faults(name)):
-        found = load_snapshot(faulty(name, fault) if fault else capture(name))
-        objects = {key: value for key, value in found.api.objects.items() if key != "configmap-kube-proxy"}
-        report = audit(replace(found.api, objects=objects), found.outcomes())
-        bad = {f.service for f in report.findings if f.severity is not Severity.INFO}
-        want: set[str | None] = set() if fault is None else set(truth(name, fault)["services"]) or {None}
-        assert bad == want, f"{name} {fault}"
-        assert any("inferred" in note for note in report.notes)
+    """Without the ConfigMap a healthy cluster is healthy, each fault is found all the same, and the report says so.
+
+    The faulty node votes too. When the nodes come to the same configuration without it, the others are judged as before.
+    """
+    found = snapshot(name)
+    api = replace(found.api, objects={key: value for key, value in found.api.objects.items() if key != "configmap-kube-proxy"})
+    clean = Audit(api, Selection())
+    clean.learn(dumps(name))
+    report = clean.report(dumps(name))
+    assert report.exit_code() is ExitCode.OK
+    assert any("inferred" in note for note in report.notes)
+    for fault in faults(name):
+        node = truth(name, fault)["node"]
+        changed = next(handle for handle in load_snapshot(faulty(name, fault)).nodes if handle.node == node).read()
+        judge = Audit(api, Selection())
+        judge.learn([changed, *(dump for dump in dumps(name) if dump.node != node)])
+        assert judge.inferred == clean.inferred, fault
+        bad = {f.service for f in judge.node(changed).findings if f.severity is not Severity.INFO}
+        assert bad == (set(truth(name, fault)["services"]) or {None}), f"{name} {fault}"
 
 
 @pytest.mark.parametrize("name", [name for name in IPTABLES if "configured" not in name])
