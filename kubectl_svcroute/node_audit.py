@@ -20,7 +20,7 @@ from .checks.observation import Observation, Unsure
 from .checks.rollup import roll_up
 from .errors import ParseError
 from .expect.names import endpoint_hash, nft_endpoint, service_hash
-from .expect.routes import LOOPBACK, NodeView, detector_of, never_clients, plan_service
+from .expect.routes import LOOPBACK, NodeView, detector_of, filtering_ranges, never_clients, plan_service
 from .expect.versions import Behaviour, behaviour
 from .model.cluster import Node, ProxyConfig, Service, ServicePort
 from .model.net import Backend, FrontendKind, host_port
@@ -323,13 +323,15 @@ class NodeAudit:
         """Judge every Service asked for in one family; returns where anybody should be stopped."""
         stops = structure.Stops()
         for service in self.whole.services:
-            if service.skipped:
+            if service.skipped or (service.headless_label and view.behaviour.ignores_headless_label):
                 continue
             slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
             cones = alike.cones(service, slices) if alike is not None else None
             if alike is not None and cones is not None and all(cone.twin for cone in cones):
                 self._twin(service, cones, view)
                 continue
+            if filtering_ranges(service, view):
+                stops.filtered.add(service.key)
             before = (len(self.observations), len(self.unsure))
             for plan in plan_service(service, slices, view):
                 self._port(plan, view, asker, landmarks, facts)

@@ -339,6 +339,8 @@ class Stops:
 
     addresses: dict[tuple[int, str, int], tuple[str, set[Action]]] = field(default_factory=dict)
     node_ports: dict[tuple[str, int], tuple[str, set[Action]]] = field(default_factory=dict)
+    filtered: set[str] = field(default_factory=set)
+    """The Services that have a filter for sources, though it may let everybody pass (a range of all addresses)."""
 
     def add(self, service: str, expectation: Expectation) -> None:
         """Note what one client should find."""
@@ -379,6 +381,8 @@ def idle_stops(frame: Frame, stops: Stops) -> Iterator[Observation]:
                 known = stops.node_ports.get((proto, port))
                 where = f"node port {port}/{proto.upper()}"
             if known is None or known[1] & {Action.REJECT, Action.DROP}:
+                continue
+            if chain == "KUBE-PROXY-FIREWALL" and known[0] in stops.filtered:
                 continue
             yield Observation(
                 code="SR401" if target == "REJECT" else "SR402",

@@ -55,11 +55,11 @@ def select(service: Service, found: dict[Backend, Candidate], node: Node, behavi
         internal_local = False
     external_local = service.external_local and external
     everything = list(found.values())
-    usable = everything
-    if service.publish_not_ready and not behaviour.reads_slices:
-        usable = everything
-    ready = [c for c in usable if c.endpoint.ready]
-    spare = [c for c in usable if c.endpoint.serving and c.endpoint.terminating and not c.endpoint.ready]
+    ready = [c for c in everything if c.endpoint.ready]
+    spare = [c for c in everything if c.endpoint.serving and c.endpoint.terminating and not c.endpoint.ready]
+    if internal_local and behaviour.internal_yields:
+        here = tuple(sorted(c.backend for c in ready if c.local))
+        return Selection(cluster=here, local=here, any=bool(here), known=found)
     fallback = behaviour.terminating == "always"
     local_fallback = fallback or (behaviour.terminating == "external-local" and external_local)
     cluster: Sequence[Candidate] = ()
@@ -83,7 +83,7 @@ def select(service: Service, found: dict[Backend, Candidate], node: Node, behavi
 
 def _by_topology(service: Service, ready: list[Candidate], node: Node, behaviour: Behaviour) -> list[Candidate]:
     """The ready endpoints that hints leave to this node; all of them unless every one has hints and some name it."""
-    if not ready or (behaviour.hints_need_annotation and service.hints_annotation in ("", "disabled", "Disabled")):
+    if not ready or not _asks_for_hints(service, behaviour):
         return ready
     if behaviour.node_hints and all(c.endpoint.node_hints is not None for c in ready):
         mine = [c for c in ready if node.name in (c.endpoint.node_hints or ())]
@@ -94,6 +94,15 @@ def _by_topology(service: Service, ready: list[Candidate], node: Node, behaviour
         if mine:
             return mine
     return ready
+
+
+def _asks_for_hints(service: Service, behaviour: Behaviour) -> bool:
+    """Whether kube-proxy looks at hints for this Service (CategorizeEndpoints and its predecessors)."""
+    if not behaviour.hints_annotation:
+        return True
+    if behaviour.hints_annotation == "auto":
+        return service.topology_aware_hints in ("Auto", "auto")
+    return (service.topology_aware_hints or service.topology_mode) not in ("", "disabled", "Disabled")
 
 
 def plain_backends(slices: Iterable[Slice], port: ServicePort, family: int) -> dict[str, Backend] | None:

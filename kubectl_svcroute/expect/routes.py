@@ -86,11 +86,18 @@ def never_clients(family: int) -> Ranges:
     return _NEVER_CLIENTS[family]
 
 
+def filtering_ranges(service: Service, view: NodeView) -> list[str]:
+    """The source ranges for which kube-proxy writes a filter, though it may let everybody pass."""
+    if view.behaviour.zero_range_opens and any(r.endswith("/0") for r in service.source_ranges):
+        return []
+    return [r for r in service.source_ranges if (":" in r) == (view.family == 6)]
+
+
 def plan_service(service: Service, slices: Sequence[Slice], view: NodeView) -> Iterator[PortPlan]:
     """What should happen on one node to one Service, port by port, in one family."""
     family = view.family
     cluster_ips = [ip for ip in service.cluster_ips if (":" in ip) == (family == 6)]
-    if service.skipped or not cluster_ips:
+    if service.skipped or not cluster_ips or (service.headless_label and view.behaviour.ignores_headless_label):
         return
     mine = [ip for ip in service.external_ips if (":" in ip) == (family == 6)] if view.behaviour.external_ips else []
     balancers = [
@@ -224,8 +231,6 @@ class _Planner:
                     yield self._no_endpoints(frontend, source)
                 elif backends:
                     yield self._sent(frontend, source, backends, self._cluster_masquerade(source))
-                elif self.b.internal_local_rejects:
-                    yield self._refused(frontend, source, Action.REJECT)
                 else:
                     yield self._drop(frontend, source)
 
@@ -240,9 +245,8 @@ class _Planner:
         """An external address with endpoints somewhere."""
         cluster = self.selection.cluster
         if not local_policy:
-            masquerade = "always"
-            if spare_pods:
-                masquerade = self._cluster_masquerade(source)
+            # masqueradeAll is not asked here, and without a detector nobody counts as a pod.
+            masquerade = "self" if spare_pods and source.detected else "always"
             return self._sent(frontend, source, cluster, masquerade) if cluster else self._no_endpoints(frontend, source)
         if source.detected and not source.from_node and cluster:
             return self._sent(frontend, source, cluster, "self")
@@ -273,12 +277,18 @@ class _Planner:
 
     def balancers(self, addresses: Sequence[str]) -> Iterator[Expectation]:
         allowed = self._source_ranges()
+        undecided = EMPTY
+        if allowed is not None and any(contains(allowed, number(ip)) for ip in self.view.node.ips(self.family)):
+            # A node that stands in a range may dial its own load balancer, and then with the balancer's address where it holds
+            # that; versions (and bindAddress) differ in whether there is a rule for it (kube-proxy-rules.md 3.9).
+            undecided = union(single(number(ip)) for ip in addresses)
         for address in addresses:
             frontend = self._frontend(address, FrontendKind.LOAD_BALANCER, self.port.port)
             for source in self.sources():
                 inside, outside = source.sources, EMPTY
                 if allowed is not None:
                     inside, outside = intersect(source.sources, allowed), subtract(source.sources, allowed)
+                    outside = subtract(outside, undecided)
                 if inside:
                     part = _Source(source.client, inside, source.from_node, source.detected)
                     if self.selection.any:
@@ -294,13 +304,9 @@ class _Planner:
 
     def _source_ranges(self) -> Ranges | None:
         """Who may dial the load-balancer IPs; None for everybody."""
-        mine = [r for r in self.service.source_ranges if (":" in r) == (self.family == 6)]
-        if not mine:
-            return None
+        mine = filtering_ranges(self.service, self.view)
         ranges = union(network(r) for r in mine)
-        if self.b.zero_range_opens and any(r.endswith("/0") for r in self.service.source_ranges):
-            return None
-        return None if ranges == ALL[self.family] else ranges
+        return None if not mine or ranges == ALL[self.family] else ranges
 
     def node_ports(self) -> Iterator[Expectation]:
         if not self.port.node_port:

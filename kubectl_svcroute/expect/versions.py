@@ -22,9 +22,14 @@ class Behaviour:
     internal_policy: bool
     """Whether internalTrafficPolicy counts."""
     internal_yields: bool
-    """1.22 and 1.23: internalTrafficPolicy is ignored on a Service with externalTrafficPolicy: Local."""
+    """1.22 and 1.23: internalTrafficPolicy is ignored on a Service with externalTrafficPolicy: Local, and on any other it
+    leaves the Service's one chain, which node ports and external addresses use too, to the node's own endpoints."""
     zone_hints: bool
-    hints_need_annotation: bool
+    hints_annotation: str
+    """What annotation zone hints need: `auto` (to 1.26: topology-aware-hints, as Auto), `mode` (to 1.30: that one, or
+    topology-mode, as anything but disabled), or empty for none."""
+    ignores_headless_label: bool
+    """1.16 to 1.35: a Service with the label service.kubernetes.io/headless is not even received."""
     node_hints: bool
     ip_mode: bool
     """Whether load-balancer IPs with `ipMode: Proxy` are left alone."""
@@ -45,8 +50,6 @@ class Behaviour:
     drops_in_filter: bool
     """From 1.25, and in nftables mode: what must not pass is dropped by kube-proxy itself. Before, it was marked with
     0x8000 for the kubelet's KUBE-FIREWALL, which looks at INPUT and OUTPUT only, and is gone from newer kubelets."""
-    internal_local_rejects: bool
-    """1.22 and 1.23: internalTrafficPolicy Local without a local endpoint is rejected as if there were none at all."""
     zero_range_opens: bool
     """From 1.34: a source range of all addresses turns the filter off."""
     firewall_without_endpoints: bool
@@ -92,7 +95,8 @@ def behaviour(config: ProxyConfig, *, mode: str) -> Behaviour:
         internal_policy=gates.get("ServiceInternalTrafficPolicy", v >= (1, 22)),
         internal_yields=v <= (1, 23),
         zone_hints=gates.get("TopologyAwareHints", v >= (1, 24)),
-        hints_need_annotation=not distribution,
+        hints_annotation="" if distribution else "auto" if v <= (1, 26) else "mode",
+        ignores_headless_label=(1, 16) <= v <= (1, 35),
         node_hints=gates.get("PreferSameTrafficDistribution", v >= (1, 34)),
         ip_mode=gates.get("LoadBalancerIPMode", v >= (1, 30)),
         external_ips_bridged=v <= (1, 20),
@@ -103,7 +107,6 @@ def behaviour(config: ProxyConfig, *, mode: str) -> Behaviour:
         external_reject_forwarded=v >= (1, 20) or nft,
         load_balancer_reject_everywhere=v <= (1, 18) or nft,
         drops_in_filter=v >= (1, 25) or nft,
-        internal_local_rejects=(1, 22) <= v <= (1, 23),
         zero_range_opens=v >= (1, 34),
         firewall_without_endpoints=nft,
         health_check_rule=v >= (1, 21) and not nft,

@@ -47,9 +47,12 @@ class Service:
     skipped: str = ""
     """Why kube-proxy programs nothing for it; empty when it does."""
     publish_not_ready: bool = False
-    hints_annotation: str = ""
-    """The value of the topology-aware-hints or topology-mode annotation."""
+    topology_aware_hints: str = ""
+    """The value of the annotation service.kubernetes.io/topology-aware-hints."""
+    topology_mode: str = ""
+    """The value of the annotation service.kubernetes.io/topology-mode, which took its place in 1.27."""
     headless_label: bool = False
+    """Bears the label service.kubernetes.io/headless although it has a cluster IP."""
     resource_version: str = ""
 
     @property

@@ -29,7 +29,6 @@ from .proxy_config import Settings, settings_from_file, settings_from_flags, ver
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 SERVICE_LABEL = "kubernetes.io/service-name"
-_HINTS_ANNOTATIONS = ("service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode")
 
 
 def parse_cluster(api: ApiObjects) -> ClusterState:
@@ -159,7 +158,6 @@ def parse_service(item: Mapping[str, Any]) -> Service:
         for port in spec.get("ports") or ()
     )
     ingress = ((item.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
-    hints = next((annotations[key] for key in _HINTS_ANNOTATIONS if annotations.get(key)), "")
     external_local = spec.get("externalTrafficPolicy") == "Local"
     return Service(
         namespace=meta["namespace"],
@@ -180,8 +178,9 @@ def parse_service(item: Mapping[str, Any]) -> Service:
         health_check_port=int(spec.get("healthCheckNodePort") or 0) if kind == "LoadBalancer" and external_local else 0,
         skipped=skipped,
         publish_not_ready=bool(spec.get("publishNotReadyAddresses")),
-        hints_annotation=str(hints),
-        headless_label=HEADLESS_LABEL in labels,
+        topology_aware_hints=str(annotations.get("service.kubernetes.io/topology-aware-hints") or ""),
+        topology_mode=str(annotations.get("service.kubernetes.io/topology-mode") or ""),
+        headless_label=HEADLESS_LABEL in labels and not skipped,
         resource_version=str(meta.get("resourceVersion", "")),
     )
 
