@@ -270,8 +270,8 @@ def known_frontends(services: Sequence[Service]) -> Known:
         own = [*service.cluster_ips, *service.external_ips, *(ip for ip, _ in service.load_balancer_ips)]
         for ip in own:
             ips[number(ip)] = service.key
-        for ip in service.cluster_ips:
-            cluster_ips[number(ip)] = service.key
+        if not service.headless_label:  # whether kube-proxy looks at one depends on its version
+            cluster_ips.update((number(ip), service.key) for ip in service.cluster_ips)
         for port in service.ports:
             proto = port.protocol.value.lower()
             for ip in own:

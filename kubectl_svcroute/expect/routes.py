@@ -206,6 +206,8 @@ class _Planner:
 
     def _drop(self, frontend: Frontend, source: _Source, *, denied: bool = False) -> Expectation:
         also = () if self.b.drops_in_filter else (Action.PASS,)
+        if denied and self.b.checks_after_dnat and not source.from_node:
+            also = (Action.TRANSLATE,)
         return self._refused(frontend, source, Action.DROP, *also, denied=denied)
 
     def _no_endpoints(self, frontend: Frontend, source: _Source) -> Expectation:
@@ -251,7 +253,8 @@ class _Planner:
         if source.detected and not source.from_node and cluster:
             return self._sent(frontend, source, cluster, "self")
         if source.from_node and cluster and self.b.local_shortcut_for_node:
-            if frontend.kind is not FrontendKind.NODE_PORT and not self.selection.local:
+            checked = frontend.kind is not FrontendKind.NODE_PORT or self.b.checks_after_dnat
+            if checked and not self.selection.local:
                 if self.b.node_dropped_before_dnat == "always":
                     return self._refused(frontend, source, Action.DROP)
                 if self.b.node_dropped_before_dnat == "perhaps":

@@ -65,6 +65,9 @@ class Behaviour:
     """nftables, when the node's own packets to a local-policy address without a local endpoint are dropped at OUTPUT, because
     the check for endpoints stands before the translation there: `always` (to 1.32), `perhaps` (1.33: the patch decides),
     `never` (from 1.34 on). Compare kubernetes issue 131765."""
+    checks_after_dnat: bool
+    """nftables in 1.29: source ranges are checked at INPUT and FORWARD, when packets that come from elsewhere have been
+    translated already and no longer bear the address; and at OUTPUT the check for endpoints includes node ports."""
     share_tolerance: float
     """Relative error of one probability as it is written: five decimals up to 1.16."""
     clears_mark: bool
@@ -114,6 +117,7 @@ def behaviour(config: ProxyConfig, *, mode: str) -> Behaviour:
         default_node_ports="primary" if nft and v >= (1, 30) else "all",
         nftables=nft,
         node_dropped_before_dnat="never" if not nft or v >= (1, 34) else "perhaps" if v == (1, 33) else "always",
+        checks_after_dnat=nft and v <= (1, 29),
         share_tolerance=5e-6 if v <= (1, 16) else 0.0,
         clears_mark=v >= (1, 20),
         hairpin_local_only=nft and v >= (1, 36),

@@ -13,6 +13,7 @@ from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.model.report import ExitCode, Report, Severity
 
 from .cluster import Setup
+from .in_nft import missing
 from .snapshots import Objects, more_kinds
 
 DUAL = ("10.244.0.0/16", "fd00:244::/32")
@@ -32,6 +33,22 @@ CONFIGURED = {
     "1.33 primary": Setup(33, families=(4, 6), cluster_cidrs=DUAL, node_port_addresses=("primary",)),
     "1.35 large": Setup(35, families=(4, 6), cluster_cidrs=DUAL, large=True, kubelet=True),
     "1.35 no localhost": Setup(35, families=(4, 6), cluster_cidrs=DUAL, localhost_node_ports=False, bit=15),
+}
+RANGES = ("10.96.0.0/16", "fd00:96::/112")
+IN_NFT = {
+    f"nft 1.{m}": Setup(m, mode="nftables", families=(4, 6), cluster_cidrs=DUAL, service_cidrs=RANGES if m >= 33 else ())
+    for m in (29, 30, 32, 33, 34, 35)
+} | {
+    "nft 1.33 old chains": Setup(33, mode="nftables", families=(4, 6), cluster_cidrs=DUAL, old_base_chains=True, bit=10),
+    "nft 1.35 masqueradeAll": Setup(35, mode="nftables", families=(4, 6), cluster_cidrs=DUAL, masquerade_all=True),
+    "nft 1.36 all addresses": Setup(
+        36,
+        mode="nftables",
+        families=(4, 6),
+        detect="InterfaceNamePrefix",
+        interface="veth",
+        node_port_addresses=("0.0.0.0/0", "::/0"),
+    ),
 }
 HIDDEN = (
     "1.20",
@@ -79,3 +96,11 @@ def test_a_healthy_cluster_of_any_version_and_configuration_is_healthy(name: str
 def test_a_healthy_cluster_that_does_not_show_its_configuration_is_healthy(name: str, tmp_path: Path) -> None:
     """No ConfigMap, no answer to /proxyMode: what nodes have in common tells."""
     healthy(report_of(ALL[name], tmp_path / "s", shows_config=False))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(missing()), reason=f"no kernel to ask: {missing()}")
+@pytest.mark.parametrize("name", IN_NFT)
+def test_a_healthy_cluster_in_nftables_mode_is_healthy(name: str, tmp_path: Path) -> None:
+    """Both shapes of rules, both shapes of base chains; shown and, on every other one, hidden configuration."""
+    healthy(report_of(IN_NFT[name], tmp_path / "s", shows_config=len(name) % 2 == 1))
