@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from . import __version__
+from .command_help import Group, write_options
 from .command_options import CONTEXT, kube_options, node_options, output_options, verbose_option, which_options
 from .errors import SvcrouteError, UsageError
 from .model.report import ExitCode
@@ -36,7 +37,7 @@ They load when they are called: what one command needs, another's start does not
 """
 
 
-class _Group(click.Group):
+class _Group(Group):
     """The whole plugin. Its help shows the examples first, as kubectl's does."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
@@ -59,8 +60,8 @@ class _Group(click.Group):
             rows = [(name, self.commands[name].get_short_help_str(70)) for name in self.commands if name != "check"]
             rows += LAZY.items()
             formatter.write_dl(rows)
-        check.format_options(ctx, formatter)
-        formatter.write(_STATUSES)
+        write_options(check, ctx, formatter)
+        formatter.write(_STATUSES.format(program=_program()))
 
 
 _INTRO = """\
@@ -85,10 +86,6 @@ Examples:
 
   # What a finding means, and what to do
   {program} explain SR201
-
-Usage: {program} [NAME | svc/NAME]... [OPTIONS]
-       {program} COMMAND [ARGS]...
-
 """
 _STATUSES = """
 Exit status:
@@ -97,6 +94,10 @@ Exit status:
   2    could not run: wrong usage, no cluster, no permission, no such Service
   3    no finding, but something could not be verified (--allow-partial: 0)
   130  interrupted
+
+Usage:
+  {program} [NAME | svc/NAME]... [OPTIONS]
+  {program} COMMAND [ARGS]...
 """
 
 
@@ -114,23 +115,44 @@ def cli() -> None:
 @output_options
 @verbose_option
 def check(**given: Any) -> int:
-    """Check Services on every node."""
+    """Check Services on every node: does each send every client to exactly the endpoints that the API says it should?
+
+    \b
+    Examples:
+      # One Service; several names and svc/NAME work too
+      kubectl svcroute kuard
+
+      # Every Service of a namespace with a label, on one node
+      kubectl svcroute -n shop -l app=web --node kubworker3
+
+      # The whole cluster, for a CI server and for people, at once
+      kubectl svcroute -A -o junit=svcroute.xml -o html=svcroute.html -o table
+    """  # noqa: D301 - a backslash and b is click's mark for lines that stay as they are
     return _check(_settings(given))
 
 
 @cli.command(short_help="The whole thing on a cluster that comes with the plugin.")
 @output_options
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("-n", "--namespace", help="Namespace of the Services.")
+@click.option("-n", "--namespace", metavar="NAME", help="Namespace of the Services.")
 @click.option("-A", "--all-namespaces", is_flag=True, help="Every namespace.")
 def demo(**given: Any) -> int:
-    """The whole thing on a cluster that comes with the plugin: five nodes, one of them with a fault."""
+    """The whole thing on a cluster that comes with the plugin: five nodes, one of them with a fault.
+
+    \b
+    Examples:
+      # One Service, of which one node lacks a rule
+      kubectl svcroute demo
+
+      # All Services of that cluster, as a page for a browser
+      kubectl svcroute demo -A -o html=demo.html
+    """  # noqa: D301 - as above
     from .demo import demo_settings  # noqa: PLC0415
 
     return _check(demo_settings(given))
 
 
-@cli.command()
+@cli.command(short_help="The way that a packet takes on one node, rule by rule.")
 @click.argument("service", metavar="SERVICE")
 @click.option(
     "--from",
@@ -151,7 +173,7 @@ def demo(**given: Any) -> int:
               help="One of tree, json, mermaid, dot, svg.")  # fmt: skip
 @click.option("--output-file", metavar="PATH", help="Write it here instead of to stdout.")
 @click.option("--commands", is_flag=True, help="Say with which commands, which only read, each hop can be seen by hand.")
-@click.option("-n", "--namespace", help="Namespace of the Service (default: the context's).")
+@click.option("-n", "--namespace", metavar="NAME", help="Namespace of the Service (default: the context's).")
 @click.option("--snapshot", metavar="PATH", help="Read a saved snapshot (folder or .tar.gz) instead of a cluster.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colour.")
 @click.option("--allow-partial", is_flag=True, help="What could not be verified does not count (exit 0 instead of 3).")
@@ -163,22 +185,36 @@ def trace(**given: Any) -> int:
 
     \b
     Examples:
+      # What happens when a pod dials the Service's cluster IP
       kubectl svcroute trace kuard
-      kubectl svcroute trace kuard --from hairpin --node kubworker3
-      kubectl svcroute trace web -n shop --from outside --to nodeport --commands
-      kubectl svcroute trace web -n shop --to lb:https -o svg=way.svg
-    """  # noqa: D301 - a backslash and b is click's mark for lines that stay as they are
+
+      # A pod that reaches itself through its own Service
+      kubectl svcroute trace kuard --from hairpin
+
+      # A client outside that dials a node port, and the commands to see each step by hand
+      kubectl svcroute trace web -n shop --from outside --to nodeport --node kubworker3 --commands
+
+      # The same as a picture
+      kubectl svcroute trace web -n shop --from outside --to lb:https -o svg=way.svg
+    """  # noqa: D301 - as above
     from .trace_session import run_trace  # noqa: PLC0415
 
     return run_trace(given)
 
 
-@cli.group(context_settings=CONTEXT, short_help="Keep what was read of a cluster, to look at it again.")
+@cli.group(cls=Group, context_settings=CONTEXT, short_help="Keep what was read of a cluster, to look at it again.")
 def snapshot() -> None:
-    """Keep what was read of a cluster, to look at it again or to send it to a colleague."""
+    """Keep what was read of a cluster, to look at it again or to send it to a colleague.
+
+    \b
+    Examples:
+      # Keep the whole cluster, then look at it as often as you like
+      kubectl svcroute snapshot save audit.tar.gz
+      kubectl svcroute -A --snapshot audit.tar.gz
+    """  # noqa: D301 - as above
 
 
-@snapshot.command("save")
+@snapshot.command("save", short_help="Read the API and the nodes, and keep it in a file or a folder.")
 @click.argument("path", metavar="PATH")
 @which_options
 @kube_options
@@ -189,18 +225,36 @@ def snapshot_save(**given: Any) -> int:
     """Read the API and the nodes, and keep it in PATH: a folder, or a .tar.gz.
 
     Secrets are not part of it: no kubeconfig, no keys, no environment.
-    """
+
+    \b
+    Examples:
+      # All Services and all nodes
+      kubectl svcroute snapshot save audit.tar.gz
+
+      # One node, without annotations that no check needs
+      kubectl svcroute snapshot save node.tar.gz --node kubworker3 --redact
+    """  # noqa: D301 - as above
     from .session import save  # noqa: PLC0415
 
     path, redact = given.pop("path"), given.pop("redact")
     return save(_settings(given), path, redact=redact)
 
 
-@cli.command()
+@cli.command(short_help="What a finding means, why it happens, and what to do.")
 @click.argument("code", required=False)
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colour.")
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colour.")
 def explain(code: str | None, color: str) -> int:
-    """What a finding means, why it happens, and what to do. Without CODE: the list of all."""
+    """What a finding means, why it happens, and what to do. Without CODE: the list of all.
+
+    \b
+    Examples:
+      # By its code, or by its name
+      kubectl svcroute explain SR201
+      kubectl svcroute explain backend-missing
+
+      # Every code there is
+      kubectl svcroute explain
+    """  # noqa: D301 - as above
     from .explain import explain as show  # noqa: PLC0415
 
     click.echo(show(code, color=color), nl=False, color=True)  # what colour there is was asked for

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from .command_help import API, GENERAL, NODES, OUTPUT, WHICH, put_under
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 FORMATS = ("table", "wide", "json", "yaml", "name", "junit", "sarif", "markdown", "html", "prometheus")
@@ -32,38 +34,47 @@ def duration(_: click.Context, param: click.Parameter, value: str | None) -> flo
     return sum(float(number) * units[unit] for number, unit in parts)
 
 
-def _options(*decorators: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+def _options(heading: str, *decorators: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Options that `--help` shows under a heading."""
+
     def decorate(command: _Command) -> _Command:
+        before = len(getattr(command, "__click_params__", ()))
         for decorator in reversed(decorators):
             command = decorator(command)
+        put_under(heading, getattr(command, "__click_params__", [])[before:])
         return command
 
     return decorate
 
 
 which_options = _options(
-    click.option("-n", "--namespace", help="Namespace of the Services (default: the context's)."),
+    WHICH,
+    click.option("-n", "--namespace", metavar="NAME", help="Namespace of the Services (default: the context's)."),
     click.option("-A", "--all-namespaces", is_flag=True, help="Every namespace."),
-    click.option("-l", "--selector", help="Label selector, as in kubectl: app=web,tier!=cache."),
+    click.option("-l", "--selector", metavar="LABELS", help="Label selector, as in kubectl: app=web,tier!=cache."),
     click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node (repeatable)."),
     click.option("--snapshot", metavar="PATH", help="Read a saved snapshot (folder or .tar.gz) instead of a cluster."),
 )
 kube_options = _options(
-    click.option("--kubeconfig", help="Path of the kubeconfig file."),
-    click.option("--context", "kube_context", help="Name of the kubeconfig context."),
-    click.option("--cluster", help="Name of the kubeconfig cluster."),
-    click.option("--user", help="Name of the kubeconfig user."),
-    click.option("-s", "--server", help="Address of the API server."),
-    click.option("--token", help="Bearer token for the API server."),
-    click.option("--as", "as_user", help="User to impersonate."),
-    click.option("--as-group", "as_groups", multiple=True, help="Group to impersonate (repeatable)."),
-    click.option("--as-uid", help="UID to impersonate."),
-    click.option("--certificate-authority", help="Certificate authority file of the API server."),
+    API,
+    click.option("--kubeconfig", metavar="FILE", help="Path of the kubeconfig file."),
+    click.option("--context", "kube_context", metavar="NAME", help="Name of the kubeconfig context."),
+    click.option("--cluster", metavar="NAME", help="Name of the kubeconfig cluster."),
+    click.option("--user", metavar="NAME", help="Name of the kubeconfig user."),
+    click.option("-s", "--server", metavar="URL", help="Address of the API server."),
+    click.option("--token", metavar="TOKEN", help="Bearer token for the API server."),
+    click.option("--as", "as_user", metavar="USER", help="User to impersonate."),
+    click.option("--as-group", "as_groups", multiple=True, metavar="GROUP", help="Group to impersonate (repeatable)."),
+    click.option("--as-uid", metavar="UID", help="UID to impersonate."),
+    click.option("--certificate-authority", metavar="FILE", help="Certificate authority file of the API server."),
     click.option("--insecure-skip-tls-verify", is_flag=True, help="Do not check the API server's certificate."),
-    click.option("--tls-server-name", help="Name to expect in the API server's certificate."),
-    click.option("--request-timeout", callback=duration, help="Limit of one API request with its retries (30s)."),
+    click.option("--tls-server-name", metavar="NAME", help="Name to expect in the API server's certificate."),
+    click.option(
+        "--request-timeout", callback=duration, metavar="DURATION", help="Limit of one API request with its retries (30s)."
+    ),
 )
 node_options = _options(
+    NODES,
     click.option(
         "--via",
         type=click.Choice(["auto", "ssh", "exec", "local"]),
@@ -71,9 +82,9 @@ node_options = _options(
         show_default=True,
         help="How nodes are read: SSH, exec into their kube-proxy pods, or this machine itself.",
     ),
-    click.option("--ssh-user", envvar="SVCROUTE_SSH_USER", help="User to log in to nodes as."),
+    click.option("--ssh-user", envvar="SVCROUTE_SSH_USER", metavar="USER", help="User to log in to nodes as."),
     click.option("-i", "--identity", "identities", multiple=True, metavar="FILE", help="SSH private key (repeatable)."),
-    click.option("--ssh-port", type=click.IntRange(1, 65535), help="Port of the nodes' sshd."),
+    click.option("--ssh-port", type=click.IntRange(1, 65535), metavar="PORT", help="Port of the nodes' sshd."),
     click.option("-J", "--jump", envvar="SVCROUTE_SSH_JUMP", metavar="[USER@]HOST", help="Bastion to reach nodes through."),
     click.option(
         "--ssh-address",
@@ -84,17 +95,28 @@ node_options = _options(
     click.option("--ssh-config", metavar="FILE", help="Another ssh configuration than ~/.ssh/config."),
     click.option("--ssh-accept-new-host-keys", is_flag=True, help="Accept keys of hosts that are not known yet."),
     click.option("-K", "--ask-sudo-pass", is_flag=True, help="Ask for the sudo password of the nodes, once."),
-    click.option("--parallel", type=click.IntRange(1, 512), default=32, show_default=True, help="Nodes read at once."),
-    click.option("--timeout", callback=duration, default="120s", show_default=True, help="Limit for reading one node."),
+    click.option(
+        "--parallel", type=click.IntRange(1, 512), default=32, show_default=True, metavar="N", help="Nodes read at once."
+    ),
+    click.option(
+        "--timeout",
+        callback=duration,
+        default="120s",
+        show_default=True,
+        metavar="DURATION",
+        help="Limit for reading one node.",
+    ),
     click.option(
         "--settle",
         callback=duration,
         default="10s",
         show_default=True,
+        metavar="DURATION",
         help="How long a difference has to stay before it is a finding; 0 for a single look.",
     ),
 )
 output_options = _options(
+    OUTPUT,
     click.option(
         "-o",
         "--output",
@@ -115,4 +137,6 @@ output_options = _options(
     ),
     click.option("--allow-partial", is_flag=True, help="What could not be verified does not count (exit 0 instead of 3)."),
 )
-verbose_option = click.option("-v", "--verbose", count=True, help="Say more on stderr (-vv: the ssh and API traffic).")
+verbose_option = _options(
+    GENERAL, click.option("-v", "--verbose", count=True, help="Say more on stderr (-vv: the ssh and API traffic).")
+)
