@@ -7,22 +7,22 @@ Each node is judged alone and reduced to a `NodeResult`; its text is let go befo
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from .checks import structure
-from .checks.rollup import sort_key
+from .conclude import conclude, not_read
 from .errors import ParseError
 from .expect.versions import NEWEST, OLDEST
 from .model.cluster import Node, ProxyConfig, Service, Slice
+from .model.facts import EndpointFact, Facts, LazyEndpoints, ServiceFacts
 from .model.net import Backend
-from .model.node_result import NodeResult, ShareKey
+from .model.node_result import NodeResult
 from .model.ranges import network, number, single, union
-from .model.report import EndpointRow, Finding, LazyRows, NodeRow, Report, ServiceRow, Severity, Unverified
+from .model.report import Report, Unverified
 from .model.snapshot import ApiObjects, NodeDump, NodeOutcome, Unreachable
 from .node_audit import FILES, NodeAudit
-from .observe.infer import Votes, differing_cidrs
+from .observe.infer import Inference, Votes
 from .parse.iptables_save import parse_iptables_save
 from .parse.kube_objects import build_config, parse_cluster
 from .parse.nft_json import parse_nft_json
@@ -42,9 +42,8 @@ class Audit:
         self.thorough = thorough
         self.services = [s for s in self.state.services if selection.services is None or s.key in selection.services]
         self.nodes = {node.name: node for node in self.state.nodes}
-        self.notes: list[str] = list(self.state.notes)
-        self.votes = Votes()
-        self.inferred: ProxyConfig | None = None
+        self.inference: Inference | None = None
+        self._inferred: ProxyConfig | None = None
         whole = selection.services is None and self.state.namespaces is None
         self.known = structure.known_frontends(self.state.services) if whole else None
         self.pod_cidrs = {
@@ -71,49 +70,52 @@ class Audit:
 
     def learn(self, outcomes: Iterable[NodeOutcome]) -> None:
         """Let every node vote on the configuration that the cluster does not show."""
-        nodes = 0
+        votes, nodes = Votes(), 0
         for outcome in outcomes:
             if isinstance(outcome, NodeDump):
                 nodes += 1
                 for family, file in FILES.items():
                     if file in outcome.files:
                         try:
-                            self.votes.add(parse_iptables_save(outcome.files[file], family=family, source=file))
+                            votes.add(parse_iptables_save(outcome.files[file], family=family, source=file))
                         except ParseError:
                             continue  # said when the node is judged
                 if "nft-ruleset.json" in outcome.files:
                     try:
-                        self.votes.add_nft(parse_nft_json(outcome.files["nft-ruleset.json"], source="nft-ruleset.json"))
+                        votes.add_nft(parse_nft_json(outcome.files["nft-ruleset.json"], source="nft-ruleset.json"))
                     except ParseError:
                         continue  # as above
-        settings = self.votes.settings()
-        if differing_cidrs(self.votes):
-            settings["detect_local"] = "NodeCIDR"
-        if self.votes.single_addresses.most_common(1)[:1] and self.votes.single_addresses.most_common(1)[0][0]:
-            settings["node_port_addresses"] = ("primary",)
-        self.inferred = build_config((0, 0), settings)
-        told = ", ".join(f"{key}={_plain(value)}" for key, value in sorted(settings.items())) or "nothing"
-        self.notes.append(
-            f"kube-proxy's configuration could not be read; inferred from what {nodes} nodes have in common: {told}"
-        )
+        self.take(Inference(nodes=nodes, votes=votes))
+
+    def take(self, inference: Inference | None) -> None:
+        """Use a configuration that was inferred before, from other readings of the same nodes."""
+        self.inference = inference
+        self._inferred = build_config((0, 0), inference.settings) if inference is not None else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of how the configuration was found out."""
+        return (*self.state.notes, *((self.inference.note,) if self.inference is not None else ()))
 
     @staticmethod
     def not_read(node: str, reason: str) -> NodeResult:
         """The result of a node that was not read."""
-        return _not_read(node, "SR901", reason)
+        return not_read(node, "SR901", reason)
 
     def node(self, outcome: NodeOutcome) -> NodeResult:
         """Judge one node."""
         if isinstance(outcome, Unreachable):
-            return _not_read(outcome.node, "SR901", outcome.reason, via=outcome.via)
+            return not_read(outcome.node, "SR901", outcome.reason, via=outcome.via)
         node = self.nodes.get(outcome.node)
         if node is None:
-            return _not_read(outcome.node, "SR906", "the API lists no such node, so what it should do is not known")
+            return not_read(outcome.node, "SR906", "the API lists no such node, so what it should do is not known")
         return NodeAudit(self, node, outcome).judge()
 
-    def config_of(self, node: Node, dump: NodeDump, unverified: list[Unverified]) -> ProxyConfig | None:
+    def config_of(
+        self, node: Node, dump: NodeDump, unverified: list[Unverified], notes: list[str]
+    ) -> ProxyConfig | None:
         """How this node's kube-proxy is configured; None (with the reason) when its version is not known."""
-        config = self.state.config or self.inferred or build_config((0, 0), {})
+        config = self.state.config or self._inferred or build_config((0, 0), {})
         cmdline = dump.files.get("kube-proxy-cmdline.txt")
         if cmdline:
             config = replace(config, **settings_from_flags(cmdline.replace("\0", "\n").split()))
@@ -134,12 +136,10 @@ class Audit:
             unverified.append(Unverified(code="SR906", node=node.name, reason=reason))
             return None
         if not OLDEST <= version <= NEWEST:
-            note = (
+            notes.append(
                 f"kube-proxy {version[0]}.{version[1]} is outside of what is known"
                 f" ({OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}): judged as the nearest"
             )
-            if note not in self.notes:
-                self.notes.append(note)
             version = min(max(version, OLDEST), NEWEST)
         return replace(config, version=version)
 
@@ -147,59 +147,45 @@ class Audit:
 
     def conclude(self, results: Sequence[NodeResult], *, origin: str = "") -> Report:
         """One report of all nodes' results; the order of the results does not matter."""
-        results = sorted(results, key=lambda result: result.row.node)
-        findings = _with_difference([f for result in results for f in result.findings], results)
-        unverified = [u for result in results for u in result.unverified] + list(self.denied)
-        services = [self._service_row(service, results, findings) for service in self.services]
-        modes = Counter(f"{r.row.mode} {r.row.version}".strip() for r in results if r.row.mode)
-        notes = list(dict.fromkeys(self.notes))
-        if len({r.row.mode for r in results if r.row.mode}) > 1:
-            mixed = ", ".join(f"{count} {mode}" for mode, count in sorted(modes.items()))
-            notes.append(f"the nodes do not run the same proxy mode: {mixed}")
-        meta = {"origin": origin}
-        if modes:
-            meta["proxy"] = modes.most_common(1)[0][0]
-        return Report(
-            findings=tuple(sorted(findings, key=sort_key)),
-            unverified=tuple(sorted(unverified, key=lambda u: (u.node or "", u.code, u.service or "", u.reason))),
-            services=tuple(services),
-            nodes=tuple(result.row for result in results),
-            notes=tuple(notes),
-            meta=meta,
+        return conclude(self.facts(), results, origin=origin)
+
+    def facts(self) -> Facts:
+        """What the API alone says, which a report shows beside what the nodes do."""
+        return Facts(
+            services=tuple(self._service_facts(service) for service in self.services),
+            notes=self.notes,
+            denied=tuple(self.denied),
         )
 
-    def _service_row(self, service: Service, results: Sequence[NodeResult], findings: Sequence[Finding]) -> ServiceRow:
-        verified = [r for r in results if service.key not in r.unverified_services and (r.row.verified or r.unverified_services)]
-        mine = [f for f in findings if f.service == service.key]
-        fronts = tuple(dict.fromkeys(f for r in results for f in r.frontends.get(service.key, ())))
-        way = next((r.ways[service.key] for r in results if service.key in r.ways), ())
-        return ServiceRow(
+    def _service_facts(self, service: Service) -> ServiceFacts:
+        return ServiceFacts(
             service=service.key,
             type=service.type,
             cluster_ips=service.cluster_ips,
             ports=tuple(_port_text(port.name, port.port, port.protocol.value, port.node_port) for port in service.ports),
+            port_order=tuple(map(str, service.ports)),
             policy=_policy_text(service),
-            frontends=fronts,
-            endpoints=LazyRows(lambda: () if service.skipped else tuple(self._endpoint_rows(service, results, verified))),
             counts=self._counts(service),
-            told=self._told(service, results, verified),
-            nodes=len(results),
-            nodes_verified=len(results) if service.skipped else len(verified),
-            errors=sum(f.severity is Severity.ERROR for f in mine),
-            warnings=sum(f.severity is Severity.WARNING for f in mine),
             skipped=service.skipped,
-            evidence=way,
+            endpoints=LazyEndpoints(self._endpoints_of(service)),
         )
 
-    @staticmethod
-    def _told(
-        service: Service, results: Sequence[NodeResult], verified: Sequence[NodeResult]
-    ) -> tuple[frozenset[str], frozenset[str]]:
-        wrong = frozenset(r.row.node for r in results if r.wrong and any(key[0] == service.key for key in r.wrong))
-        if service.skipped or len(verified) == len(results):
-            return wrong, frozenset()
-        told = {r.row.node for r in verified}
-        return wrong, frozenset(r.row.node for r in results if r.row.node not in told)
+    def _endpoints_of(self, service: Service) -> Callable[[], tuple[EndpointFact, ...]]:
+        def make() -> tuple[EndpointFact, ...]:
+            families = {":" in ip for ip in service.cluster_ips}
+            found: dict[tuple[str, Backend], EndpointFact] = {}
+            for piece in self.slices_of(service):
+                for port in service.ports:
+                    for number_ in piece.ports:
+                        if number_.name != port.name or number_.protocol != port.protocol:
+                            continue
+                        for e in piece.endpoints:
+                            if (":" in e.address) in families:
+                                fact = EndpointFact(str(port), Backend(e.address, number_.port), e.pod, e.node, e.ready, e.state)
+                                found.setdefault((fact.port, fact.backend), fact)
+            return tuple(found.values())
+
+        return make
 
     def _counts(self, service: Service) -> tuple[int, int]:
         """(ready, all) endpoints as the API has them; one that serves several ports counts once."""
@@ -212,41 +198,6 @@ class Audit:
                 for e in piece.endpoints:
                     states[e.address, ""] = states.get((e.address, ""), False) or e.ready
         return sum(states.values()), len(states)
-
-    def _endpoint_rows(
-        self, service: Service, results: Sequence[NodeResult], verified: Sequence[NodeResult]
-    ) -> Iterator[EndpointRow]:
-        told = {r.row.node for r in verified}
-        rows: dict[tuple[str, Backend], tuple[str | None, str | None, bool, str]] = {}
-        for piece in self.slices_of(service):
-            for port in service.ports:
-                for number_ in piece.ports:
-                    if number_.name != port.name or number_.protocol != port.protocol:
-                        continue
-                    for e in piece.endpoints:
-                        if (":" in e.address) in {":" in ip for ip in service.cluster_ips}:
-                            rows.setdefault((str(port), Backend(e.address, number_.port)), (e.pod, e.node, e.ready, e.state))
-        for result in results:
-            for key in result.shares:
-                if key[0] == service.key:
-                    rows.setdefault((key[1], key[2]), (None, None, False, "not an endpoint"))
-        even: Counter[tuple[str, bool]] = Counter((port, ":" in backend.address) for port, backend in rows)
-        order = {str(port): n for n, port in enumerate(service.ports)}
-        for (port_text, backend), (pod, node, ready, state) in sorted(
-            rows.items(), key=lambda row: (order.get(row[0][0], 99), row[0][1])
-        ):
-            key = (service.key, port_text, backend)
-            fair = 1 / even[port_text, ":" in backend.address]
-            yield EndpointRow(
-                address=str(backend),
-                pod=pod,
-                node=node,
-                ready=ready,
-                state=state,
-                port=port_text,
-                share={r.row.node: (_share(r, key, fair) if r.row.node in told else None) for r in results},
-                wrong=frozenset(r.row.node for r in results if key in r.wrong),
-            )
 
     def slices_of(self, service: Service, *, legacy: bool = False) -> tuple[Slice, ...]:
         """The Service's slices, or its Endpoints for a kube-proxy that reads those."""
@@ -263,22 +214,6 @@ def audit(api: ApiObjects, outcomes: Iterable[NodeOutcome], selection: Selection
         whole.learn(kept)
         outcomes = kept
     return whole.report(outcomes, origin=origin)
-
-
-def _share(result: NodeResult, key: ShareKey, fair: float) -> float:
-    """The share of a backend on a node; even for a Service of which nothing else was noted."""
-    return result.shares.get(key, fair if key[0] in result.even else 0.0)
-
-
-def _plain(value: object) -> str:
-    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _not_read(node: str, code: str, reason: str, *, via: str = "") -> NodeResult:
-    return NodeResult(
-        row=NodeRow(node=node, verified=False, mode="", version="", via=via),
-        unverified=(Unverified(code=code, node=node, reason=reason),),
-    )
 
 
 def _port_text(name: str, port: int, protocol: str, node_port: int) -> str:
@@ -298,30 +233,3 @@ def _policy_text(service: Service) -> str:
     if service.source_ranges:
         words.append(f"source ranges {', '.join(service.source_ranges)}")
     return ", ".join(words)
-
-
-def _with_difference(findings: Sequence[Finding], results: Sequence[NodeResult]) -> list[Finding]:
-    """Say what the other nodes have, where that helps: a fault on one node alone is that node's history.
-
-    Nodes that were not verified are not counted among those that do not have it.
-    """
-    judged = {r.row.node for r in results if r.row.verified}
-    nodes: dict[tuple[str, str | None], set[str | None]] = defaultdict(set)
-    for f in findings:
-        nodes[f.code, f.service].add(f.node)
-    again = []
-    for f in findings:
-        mine = nodes[f.code, f.service]
-        rest = len(judged - mine)
-        text = ""
-        if len(results) > 1:
-            if not rest and len(mine) == len(results):
-                text = f"all {len(mine)} nodes have this"
-            elif len(mine) > 1:
-                text = f"{len(mine)} nodes have this, {rest} verified nodes do not"
-            elif rest:
-                which = f"the other {rest} nodes do" if rest > 1 else "the other node does"
-                all_of = "" if rest + 1 == len(results) else f" ({len(results) - rest - 1} more are not verified)"
-                text = f"{which} not have this{all_of}"
-        again.append(replace(f, elsewhere=text) if text else f)
-    return again

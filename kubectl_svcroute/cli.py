@@ -17,7 +17,7 @@ import click
 
 from . import __version__
 from .command_help import Group, write_options
-from .command_options import CONTEXT, kube_options, node_options, output_options, verbose_option, which_options
+from .command_options import CONTEXT, kube_options, node_options, output_options, part_options, verbose_option, which_options
 from .errors import SvcrouteError, UsageError
 from .model.report import ExitCode
 
@@ -30,7 +30,9 @@ def _program() -> str:
     return "kubectl svcroute" if os.path.basename(sys.argv[0]).startswith("kubectl-") else "kubectl-svcroute"  # noqa: PTH119
 
 
-LAZY: dict[str, str] = {}
+LAZY: dict[str, str] = {
+    "merge": "One report of the reports of all shards.",
+}
 """Subcommands that live in a module of their own, `commands/NAME.py`, which offers `command`: name -> short help.
 
 They load when they are called: what one command needs, another's start does not pay for.
@@ -112,6 +114,7 @@ def cli() -> None:
 @which_options
 @kube_options
 @node_options
+@part_options
 @output_options
 @verbose_option
 def check(**given: Any) -> int:

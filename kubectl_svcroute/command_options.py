@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
-from .command_help import API, GENERAL, NODES, OUTPUT, WHICH, put_under
+from .command_help import API, GENERAL, NODES, OUTPUT, PART, WHICH, put_under
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-FORMATS = ("table", "wide", "json", "yaml", "name", "junit", "sarif", "markdown", "html", "prometheus")
+FORMATS = ("table", "wide", "json", "yaml", "name", "junit", "sarif", "markdown", "html", "prometheus", "brief", "shard")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -114,6 +114,17 @@ node_options = _options(
         metavar="DURATION",
         help="How long a difference has to stay before it is a finding; 0 for a single look.",
     ),
+)
+part_options = _options(
+    PART,
+    click.option(
+        "--shard",
+        metavar="I/N",
+        help="Only the I-th of N parts of the nodes, by hash of their names; job/N takes I from an Indexed Job, node/NAME"
+        " is one node. `merge` makes one report of all parts.",
+    ),
+    click.option("--cached", is_flag=True, help="First read from the API server's cache; differences are read afresh."),
+    click.option("--jitter", callback=duration, metavar="DURATION", help="Begin at a random moment within this time."),
 )
 output_options = _options(
     OUTPUT,

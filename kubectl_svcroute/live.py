@@ -47,8 +47,18 @@ class Live:
         )
 
 
-def audit_live(live: Live, api: ApiObjects, selection: Selection, *, origin: str) -> tuple[Report, bool]:
-    """(the report, whether it is whole): a Ctrl-C ends the reading, and what was verified until then is reported."""
+def audit_live(
+    live: Live,
+    api: ApiObjects,
+    selection: Selection,
+    *,
+    origin: str,
+    conclude: Callable[[Audit, list[NodeResult]], Report] | None = None,
+) -> tuple[Report, bool]:
+    """(the report, whether it is whole): a Ctrl-C ends the reading, and what was verified until then is reported.
+
+    `conclude` makes the report of the results; None: as of a whole cluster.
+    """
     judge = Audit(api, selection)
     results: dict[str, NodeResult] = {}
     whole = True
@@ -67,7 +77,8 @@ def audit_live(live: Live, api: ApiObjects, selection: Selection, *, origin: str
         for target in live.targets:
             if target.name not in results:
                 results[target.name] = judge.not_read(target.name, "interrupted before it was read")
-    return judge.conclude(list(results.values()), origin=origin), whole
+    found = list(results.values())
+    return (judge.conclude(found, origin=origin) if conclude is None else conclude(judge, found)), whole
 
 
 def _second_look(live: Live, judge: Audit, api: ApiObjects, selection: Selection, results: dict[str, NodeResult]) -> Audit:
@@ -85,7 +96,7 @@ def _second_look(live: Live, judge: Audit, api: ApiObjects, selection: Selection
         look += 1
         before, api = api, live.read_api()
         again = Audit(api, selection)
-        again.notes, again.inferred = judge.notes, judge.inferred
+        again.take(judge.inference)
         judge = again
         after_names: set[str] = set()
         for outcome in live.outcomes([targets[name] for name in sorted(suspects)]):

@@ -106,6 +106,7 @@ class NodeAudit:
         self.node = node
         self.dump = dump
         self.unverified: list[Unverified] = []
+        self.notes: list[str] = []
         self.observations: list[Observation] = []
         self.unsure: dict[tuple[str, str, str], tuple[Unsure, int]] = {}
         self.unverified_services: set[str] = set()
@@ -121,7 +122,7 @@ class NodeAudit:
 
     def judge(self) -> NodeResult:
         """The way of one node, from its files to its findings."""
-        config = self.whole.config_of(self.node, self.dump, self.unverified)
+        config = self.whole.config_of(self.node, self.dump, self.unverified, self.notes)
         if config is None:
             return self._result(None, None)
         self.mode = self._mode(config)
@@ -598,6 +599,7 @@ class NodeAudit:
             unverified_services=frozenset(self.unverified_services),
             ways=self.ways,
             frontends={key: tuple(found) for key, found in self.frontends.items()},
+            notes=tuple(self.notes),
         )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .command_options import FORMATS
 from .errors import UsageError
+from .model.shard import ShardOf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,10 @@ class Settings:
     fail_on: str = "warning"
     allow_partial: bool = False
     verbose: int = 0
+    shard: ShardOf | None = None
+    """Only these nodes; None for all."""
+    cached: bool = False
+    jitter: float = 0.0
     note: str = ""
     """What to say before anything else; the demo's introduction."""
 
@@ -69,6 +75,9 @@ def settings(given: Mapping[str, Any]) -> Settings:
         outputs = [Output(format=outputs[0].format, path=file)]
     if sum(output.path is None for output in outputs) > 1:
         raise UsageError("several -o cannot all go to stdout: write all but one as -o FORMAT=FILE")
+    shard = shard_of(given["shard"]) if given.get("shard") else None
+    if shard is None and any(output.format == "shard" for output in outputs):
+        raise UsageError("-o shard is what --shard I/N found, for merge: name the shard")
     kube = {
         "kubeconfig": given.get("kubeconfig"), "context": given.get("kube_context"), "cluster": given.get("cluster"),
         "user": given.get("user"), "server": given.get("server"), "token": given.get("token"),
@@ -106,4 +115,22 @@ def settings(given: Mapping[str, Any]) -> Settings:
         fail_on=given.get("fail_on") or "warning",
         allow_partial=bool(given.get("allow_partial")),
         verbose=given.get("verbose") or 0,
+        shard=shard,
+        cached=bool(given.get("cached")),
+        jitter=given.get("jitter") or 0.0,
     )
+
+
+def shard_of(text: str) -> ShardOf:
+    """`2/7`, `job/7` (an Indexed Job counts from 0), `node/NAME`. Raises UsageError for anything else."""
+    first, _, second = text.partition("/")
+    if first == "node" and second:
+        return ShardOf(node=second)
+    if first == "job":
+        first = os.environ.get("JOB_COMPLETION_INDEX", "")
+        if not first.isdecimal():
+            raise UsageError(f"--shard {text}: JOB_COMPLETION_INDEX is not set: this is no pod of an Indexed Job")
+        first = str(int(first) + 1)
+    if not (first.isdecimal() and second.isdecimal()) or not 1 <= int(first) <= int(second):
+        raise UsageError(f"--shard {text}: write I/N with I from 1 to N, job/N or node/NAME")
+    return ShardOf(index=int(first), count=int(second))

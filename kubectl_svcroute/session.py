@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .audit import audit
+from .audit import Audit, audit
 from .errors import CollectError, UsageError
 from .model.report import ExitCode, Report
 from .model.snapshot import ApiObjects, NodeHandle, NodeOutcome, Snapshot, Unreachable
@@ -23,14 +26,19 @@ from .selection import Selection, resolve_names
 if TYPE_CHECKING:
     from .collect.fanout import NodeReader, NodeTarget, Progress
     from .collect.kube import KubeApi
+    from .model.node_result import NodeResult
+    from .model.shard import ShardOf
+    from .shard import PartOf
 
 
 def run(settings: Settings) -> int:
     """Check what is asked for and write the reports; returns the exit status."""
     if settings.note:
         click.echo(settings.note, err=True)
+    if settings.jitter:
+        time.sleep(random.uniform(0, settings.jitter))  # noqa: S311 - so that many who start at once do not ask at once
     report, whole = _from_snapshot(settings) if settings.snapshot else _from_cluster(settings)
-    _write(report, settings)
+    write(report, settings)
     if not whole:
         click.echo("interrupted: what was not read yet is not verified", err=True)
         return ExitCode.INTERRUPTED
@@ -175,8 +183,31 @@ def _from_snapshot(settings: Settings) -> tuple[Report, bool]:
     nodes = _asked_handles(snapshot, settings)
     if not nodes:
         raise UsageError(f"{settings.snapshot}: the snapshot has no nodes")
+    if settings.shard is not None:
+        return _part_of_snapshot(settings, settings.shard, snapshot, selection, nodes), True
     report = audit(snapshot.api, (handle.read() for handle in nodes), selection, origin=snapshot.origin)
     return report, True
+
+
+def _part_of_snapshot(
+    settings: Settings, shard: ShardOf, snapshot: Snapshot, selection: Selection, nodes: Sequence[NodeHandle]
+) -> Report:
+    from .shard import PartOf, asked_of  # noqa: PLC0415
+
+    judge = Audit(snapshot.api, selection)
+    if judge.needs_inference:
+        # The others' files are here: they vote as they would in one run over all, and every part infers the same.
+        judge.learn(handle.read() for handle in nodes)
+    part = PartOf(
+        of=shard,
+        asked=asked_of(settings, settings.namespace or "default"),
+        listed=tuple(handle.node for handle in nodes),
+        api=snapshot.api,
+        source="snapshot",
+        everybody=True,
+        origin=snapshot.origin,
+    )
+    return part.report(judge, [judge.node(handle.read()) for handle in nodes if shard.owns(handle.node)])
 
 
 # ---- from a cluster ------------------------------------------------------------------------------------------------------
@@ -218,11 +249,11 @@ def _patience(settings: Settings) -> float:
     return (settings.timeout or 86400.0) * 2 + 60
 
 
-def _collect(api: KubeApi, settings: Settings) -> ApiObjects:
+def _collect(api: KubeApi, settings: Settings, *, cached: bool = False) -> ApiObjects:
     from .collect.kube import collect_api  # noqa: PLC0415
 
     namespaces = None if settings.all_namespaces else [api.current_namespace]
-    return collect_api(api, namespaces=namespaces)
+    return collect_api(api, namespaces=namespaces, cached=cached)
 
 
 @contextlib.contextmanager
@@ -234,7 +265,7 @@ def _cluster(settings: Settings) -> Iterator[tuple[KubeApi, ApiObjects, NodeRead
         click.echo(f"warning: {text}", err=True)
 
     with connect(KubeOptions(**settings.kube), on_warning=warn) as api:
-        objects = _collect(api, settings)
+        objects = _collect(api, settings, cached=settings.cached)
         reader = _reader(settings, api, objects, warn)
         try:
             yield api, objects, reader
@@ -268,13 +299,18 @@ def _from_cluster(settings: Settings) -> tuple[Report, bool]:
     from .collect.kube import changed_services  # noqa: PLC0415
     from .live import Live, audit_live  # noqa: PLC0415
 
+    began = time.time()
     with _cluster(settings) as (api, objects, reader):
         selection = select(objects, settings, api.current_namespace)
         targets, notes = _targets(objects, settings)
         for note in notes:
             click.echo(note, err=True)
+        part = None
+        if settings.shard is not None:
+            part, targets = _part_of_cluster(settings, settings.shard, api, objects, targets, began)
         with _progress() as progress:
             live = Live(
+                # Read afresh even where the first reading was from the cache: no finding rests on what may be old.
                 read_api=lambda: _collect(api, settings),
                 reader=reader,
                 targets=targets,
@@ -285,7 +321,41 @@ def _from_cluster(settings: Settings) -> tuple[Report, bool]:
                 progress=progress,
                 say=(lambda text: click.echo(text, err=True)) if settings.verbose or sys.stderr.isatty() else (lambda _: None),
             )
-            return audit_live(live, objects, selection, origin=f"context {api.context_name}")
+            origin = f"context {api.context_name}"
+            if part is None:
+                return audit_live(live, objects, selection, origin=origin)
+            return audit_live(live, objects, selection, origin=origin, conclude=partial(_conclude_part, part))
+
+
+def _part_of_cluster(
+    settings: Settings,
+    shard: ShardOf,
+    api: KubeApi,
+    objects: ApiObjects,
+    targets: tuple[NodeTarget, ...],
+    began: float,
+) -> tuple[PartOf, tuple[NodeTarget, ...]]:
+    """The part that is asked for, and its nodes. No node may fall into it: then it says so."""
+    from .shard import PartOf, asked_of  # noqa: PLC0415
+
+    part = PartOf(
+        of=shard,
+        asked=asked_of(settings, api.current_namespace),
+        listed=tuple(target.name for target in targets),
+        api=objects,
+        source="live",
+        everybody=False,
+        began=began,
+        origin=f"context {api.context_name}",
+    )
+    mine = tuple(target for target in targets if shard.owns(target.name))
+    if shard.node and not mine:
+        raise UsageError(f'--shard {shard}: node "{shard.node}" is not one that runs kube-proxy on Linux')
+    return part, mine
+
+
+def _conclude_part(part: PartOf, judge: Audit, results: list[NodeResult]) -> Report:
+    return part.report(judge, results, ended=time.time())
 
 
 @contextlib.contextmanager
@@ -310,7 +380,8 @@ def _progress() -> Iterator[Callable[[Progress], None] | None]:
 # ---- what is shown -------------------------------------------------------------------------------------------------------
 
 
-def _write(report: Report, settings: Settings) -> None:
+def write(report: Report, settings: Settings) -> None:
+    """Write a report wherever the settings want it, and the closing line to stderr."""
     from .render import RenderOptions, render, summary_line  # noqa: PLC0415
 
     for output in settings.outputs:

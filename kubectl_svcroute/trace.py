@@ -158,7 +158,7 @@ class Tracer:
             return replace(base, unverified=self.audit.node(outcome).unverified)
         watched = _Watched(self.audit, node, outcome)
         result = watched.judge()
-        notes = tuple(dict.fromkeys(self.audit.notes))
+        notes = tuple(dict.fromkeys((*self.audit.notes, *result.notes)))
         version = f"{watched.config.version[0]}.{watched.config.version[1]}" if watched.config else ""
         base = replace(base, mode=watched.mode, version=version, notes=notes)
         general = tuple(u for u in watched.unverified if u.service is None) + tuple(self.audit.denied)

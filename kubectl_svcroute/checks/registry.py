@@ -137,6 +137,7 @@ _ALL = (
     Code("SR907", "not-permitted", _W, "the API does not let the reader see something that is needed", "unknown"),
     Code("SR908", "still-changing", _W, "the Service kept changing while it was read", "unknown"),
     Code("SR909", "not-walked", _W, "other programs' rules on the packet's way were not read", "unknown"),
+    Code("SR910", "shard-missing", _W, "no shard's report tells of the node", "unknown"),
 )  # fmt: skip
 
 CODES: dict[str, Code] = {code.code: code for code in _ALL}

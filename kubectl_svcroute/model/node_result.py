@@ -29,3 +29,5 @@ class NodeResult:
     ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Service -> the rule lines that a pod's packet to its first cluster IP walked."""
     frontends: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What a reader should know of how this node was judged; said once for all nodes that have it."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import overload
+from typing import TYPE_CHECKING, overload
+
+if TYPE_CHECKING:
+    from .shard import Shard
 
 
 class Severity(str, Enum):
@@ -187,6 +190,8 @@ class Report:
     """What a reader should know to weigh the rest: what was inferred, from what moment it is."""
     meta: Mapping[str, str] = field(default_factory=dict)
     """Facts about the run: the origin, the kube-proxy mode and version that most nodes have."""
+    shard: Shard | None = None
+    """Which part of the nodes this is the report of, and what merging the parts needs; None when it is of all."""
 
     @property
     def errors(self) -> int:

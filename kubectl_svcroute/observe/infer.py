@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 from ..model.nft import NftRules
 from ..model.ruleset import IptablesRules
@@ -24,6 +26,14 @@ _TAIL = re.compile(r"-A KUBE-SERVICES (?:(?P<not>! )?-d (?P<net>\S+) )?.*-j KUBE
 _NFT_NOT_FROM = re.compile(r'ip6? saddr != (?P<cidr>\S+)|iif(?:name)? != "(?P<iface>[^"]+)"')
 _NFT_SHORTCUT = re.compile(r'(?:ip6? saddr (?P<cidr>\S+)|iif(?:name)? "(?P<iface>[^"]+)") goto service-')
 _NFT_BIT = re.compile(r"meta mark & (0x[0-9a-f]+)")
+
+
+_T = TypeVar("_T")
+
+
+def _most(counts: Counter[_T]) -> _T:
+    """What most nodes say; of two that as many say, always the same one, whichever node came first."""
+    return min(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))[0]
 
 
 def _as_pattern(name: str | None) -> str:
@@ -62,7 +72,7 @@ class Votes:
                     if found and "external IP" not in line:
                         asked[found["cidr"] or "", found["iface"] or ""] += 1
         if asked:
-            (cidr, interface), _ = asked.most_common(1)[0]
+            cidr, interface = _most(asked)
             self.cidrs[rules.family][cidr] += 1
             self.interfaces[interface] += 1
         for line in nat.chains.get("KUBE-MARK-MASQ", ()):
@@ -91,7 +101,7 @@ class Votes:
                         where = _NFT_NOT_FROM.search(text)
                         asked[(where["cidr"] or "", _as_pattern(where["iface"])) if where else ("", "")] += 1
             if asked:
-                (cidr, interface), _ = asked.most_common(1)[0]
+                cidr, interface = _most(asked)
                 self.cidrs[family][cidr] += 1
                 self.interfaces[interface] += 1
             masquerading = table.chains.get("masquerading")
@@ -102,8 +112,8 @@ class Votes:
     def settings(self) -> dict[str, object]:
         """The fields of a ProxyConfig that the majority tells."""
         found: dict[str, object] = {}
-        cidrs = [counts.most_common(1)[0][0] for counts in self.cidrs.values() if counts]
-        interface = self.interfaces.most_common(1)[0][0] if self.interfaces else ""
+        cidrs = [_most(counts) for counts in self.cidrs.values() if counts]
+        interface = _most(self.interfaces) if self.interfaces else ""
         if interface.endswith("+"):
             found.update(detect_local="InterfaceNamePrefix", interface_prefix=interface[:-1])
         elif interface:
@@ -113,7 +123,7 @@ class Votes:
         else:
             if cidrs:
                 found["masquerade_all"] = True
-            shortcuts = [counts.most_common(1)[0][0] for counts in self.shortcuts.values() if counts]
+            shortcuts = [_most(counts) for counts in self.shortcuts.values() if counts]
             if any(interface for _, interface in shortcuts):
                 name = next(interface for _, interface in shortcuts if interface)
                 kind = "InterfaceNamePrefix" if name.endswith("+") else "BridgeInterface"
@@ -122,10 +132,77 @@ class Votes:
             elif shortcuts:
                 found["cluster_cidrs"] = tuple(cidr for cidr, _ in shortcuts)
         if self.bits:
-            found["masquerade_bit"] = self.bits.most_common(1)[0][0]
+            found["masquerade_bit"] = _most(self.bits)
         if self.localhost:
-            found["localhost_node_ports"] = self.localhost.most_common(1)[0][0]
+            found["localhost_node_ports"] = _most(self.localhost)
+        if differing_cidrs(self):
+            found["detect_local"] = "NodeCIDR"
+        if self.single_addresses and _most(self.single_addresses) is True:
+            found["node_port_addresses"] = ("primary",)
         return found
+
+    def plain(self) -> dict[str, Any]:
+        """The counts as lists and numbers, to be kept in a file; `from_plain` reads them."""
+
+        def counted(counts: Counter[Any]) -> list[list[Any]]:
+            return sorted(([list(k) if isinstance(k, tuple) else k, n] for k, n in counts.items()), key=str)
+
+        found: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            found[f.name] = counted(value) if isinstance(value, Counter) else {str(k): counted(v) for k, v in value.items()}
+        return found
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Votes:
+        """The votes that `plain` kept."""
+
+        def counted(pairs: Iterable[Any]) -> Counter[Any]:
+            return Counter({tuple(key) if isinstance(key, list) else key: n for key, n in pairs})
+
+        found: dict[str, Any] = {
+            name: {int(k): counted(v) for k, v in value.items()} if isinstance(value, dict) else counted(value)
+            for name, value in plain.items()
+        }
+        return cls(**found)
+
+    def __add__(self, other: Votes) -> Votes:
+        """The votes of both."""
+        found: dict[str, Any] = {}
+        for f in fields(self):
+            mine, theirs = getattr(self, f.name), getattr(other, f.name)
+            found[f.name] = mine + theirs if isinstance(mine, Counter) else {key: mine[key] + theirs[key] for key in mine}
+        return Votes(**found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inference:
+    """The configuration that some nodes' rules tell, and whose."""
+
+    nodes: int
+    """How many nodes were looked at."""
+    votes: Votes
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The fields of a ProxyConfig that the majority tells."""
+        return self.votes.settings()
+
+    @property
+    def told(self) -> str:
+        """The settings in words."""
+        return ", ".join(f"{key}={_plain(value)}" for key, value in sorted(self.settings.items())) or "nothing"
+
+    @property
+    def note(self) -> str:
+        """That it was inferred, from what, and what it is."""
+        return (
+            f"kube-proxy's configuration could not be read; inferred from what {self.nodes} nodes have in common: {self.told}"
+        )
+
+
+def _plain(value: object) -> str:
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def differing_cidrs(votes: Votes) -> bool:

@@ -32,6 +32,8 @@ RENDERERS: dict[str, str] = {
     "markdown": "markdown",
     "html": "html",
     "prometheus": "prometheus",
+    "brief": "brief",
+    "shard": "shard",
 }
 """Format -> the module in this folder that makes it."""
 

@@ -134,4 +134,8 @@ def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
             yield comma + "\n    " + json_safe(encode(entry)).replace("\n", "\n    ")
             comma = ","
         yield "\n  ]" if comma else "]"
+    if report.shard is not None:
+        from .shard import shard_of  # noqa: PLC0415 - of the few reports that are parts
+
+        yield ',\n  "shard": ' + json_safe(encode(shard_of(report.shard))).replace("\n", "\n  ")
     yield "\n}\n"

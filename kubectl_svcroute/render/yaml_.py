@@ -26,6 +26,10 @@ def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
             first = False
         if first:
             yield f"{name}: []\n"
+    if report.shard is not None:
+        from .shard import shard_of  # noqa: PLC0415 - of the few reports that are parts
+
+        yield _dump({"shard": shard_of(report.shard)}, options)
 
 
 def _dump(value: Any, options: RenderOptions) -> str:

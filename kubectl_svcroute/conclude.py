@@ -1,0 +1,148 @@
+"""What all nodes' results come to: one report, the same whoever judged the nodes, and in whatever order.
+
+    report = conclude(facts, results)
+
+An audit of a whole cluster ends here, and so does the merging of an audit in parts: whatever is said about more nodes than
+one is said here, and nowhere before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from .checks.rollup import sort_key
+from .model.facts import EndpointFact, Facts, ServiceFacts
+from .model.net import Backend
+from .model.node_result import NodeResult, ShareKey
+from .model.report import EndpointRow, Finding, LazyRows, NodeRow, Report, ServiceRow, Severity, Unverified
+
+
+def conclude(facts: Facts, results: Sequence[NodeResult], *, origin: str = "", whole: bool = True) -> Report:
+    """One report of all nodes' results. Not `whole`: there are other nodes, and nothing is said about what they have."""
+    results = sorted(results, key=lambda result: result.row.node)
+    findings = [f for result in results for f in result.findings]
+    if whole:
+        findings = _with_difference(findings, results)
+    unverified = [u for result in results for u in result.unverified] + list(facts.denied)
+    services = [_service_row(service, results, findings) for service in facts.services]
+    modes = Counter(f"{r.row.mode} {r.row.version}".strip() for r in results if r.row.mode)
+    notes = list(dict.fromkeys((*facts.notes, *(note for result in results for note in result.notes))))
+    if len({r.row.mode for r in results if r.row.mode}) > 1:
+        mixed = ", ".join(f"{count} {mode}" for mode, count in sorted(modes.items()))
+        notes.append(f"the nodes do not run the same proxy mode: {mixed}")
+    meta = {"origin": origin}
+    if modes:
+        meta["proxy"] = min(modes.items(), key=lambda mode: (-mode[1], mode[0]))[0]
+    return Report(
+        findings=tuple(sorted(findings, key=sort_key)),
+        unverified=tuple(sorted(unverified, key=lambda u: (u.node or "", u.code, u.service or "", u.reason))),
+        services=tuple(services),
+        nodes=tuple(result.row for result in results),
+        notes=tuple(notes),
+        meta=meta,
+    )
+
+
+def not_read(node: str, code: str, reason: str, *, via: str = "") -> NodeResult:
+    """The result of a node of which nothing is known, and why."""
+    return NodeResult(
+        row=NodeRow(node=node, verified=False, mode="", version="", via=via),
+        unverified=(Unverified(code=code, node=node, reason=reason),),
+    )
+
+
+def _service_row(service: ServiceFacts, results: Sequence[NodeResult], findings: Sequence[Finding]) -> ServiceRow:
+    key = service.service
+    verified = [r for r in results if key not in r.unverified_services and (r.row.verified or r.unverified_services)]
+    mine = [f for f in findings if f.service == key]
+    fronts = tuple(dict.fromkeys(f for r in results for f in r.frontends.get(key, ())))
+    way = next((r.ways[key] for r in results if key in r.ways), ())
+    return ServiceRow(
+        service=key,
+        type=service.type,
+        cluster_ips=service.cluster_ips,
+        ports=service.ports,
+        policy=service.policy,
+        frontends=fronts,
+        endpoints=LazyRows(lambda: () if service.skipped else tuple(_endpoint_rows(service, results, verified))),
+        counts=service.counts,
+        told=_told(service, results, verified),
+        nodes=len(results),
+        nodes_verified=len(results) if service.skipped else len(verified),
+        errors=sum(f.severity is Severity.ERROR for f in mine),
+        warnings=sum(f.severity is Severity.WARNING for f in mine),
+        skipped=service.skipped,
+        evidence=way,
+    )
+
+
+def _told(
+    service: ServiceFacts, results: Sequence[NodeResult], verified: Sequence[NodeResult]
+) -> tuple[frozenset[str], frozenset[str]]:
+    wrong = frozenset(r.row.node for r in results if r.wrong and any(key[0] == service.service for key in r.wrong))
+    if service.skipped or len(verified) == len(results):
+        return wrong, frozenset()
+    told = {r.row.node for r in verified}
+    return wrong, frozenset(r.row.node for r in results if r.row.node not in told)
+
+
+def _endpoint_rows(
+    service: ServiceFacts, results: Sequence[NodeResult], verified: Sequence[NodeResult]
+) -> Iterator[EndpointRow]:
+    told = {r.row.node for r in verified}
+    rows: dict[tuple[str, Backend], EndpointFact] = {(fact.port, fact.backend): fact for fact in service.endpoints}
+    # Even shares are those of the API's endpoints: an address that one node alone sends to takes nothing on the others.
+    even: Counter[tuple[str, bool]] = Counter((port, ":" in backend.address) for port, backend in rows)
+    for result in results:
+        for key in result.shares:
+            if key[0] == service.service and key[1:] not in rows:
+                rows[key[1], key[2]] = EndpointFact(key[1], key[2], None, None, False, "not an endpoint")
+    order = {port: n for n, port in enumerate(service.port_order)}
+    for (port, backend), fact in sorted(rows.items(), key=lambda row: (order.get(row[0][0], 99), row[0][1])):
+        key = (service.service, port, backend)
+        count = even[port, ":" in backend.address] if fact.state != "not an endpoint" else 0
+        fair = 1 / count if count else 0.0
+        yield EndpointRow(
+            address=str(backend),
+            pod=fact.pod,
+            node=fact.node,
+            ready=fact.ready,
+            state=fact.state,
+            port=port,
+            share={r.row.node: (_share(r, key, fair) if r.row.node in told else None) for r in results},
+            wrong=frozenset(r.row.node for r in results if key in r.wrong),
+        )
+
+
+def _share(result: NodeResult, key: ShareKey, fair: float) -> float:
+    """The share of a backend on a node; even for a Service of which nothing else was noted."""
+    return result.shares.get(key, fair if key[0] in result.even else 0.0)
+
+
+def _with_difference(findings: Sequence[Finding], results: Sequence[NodeResult]) -> list[Finding]:
+    """Say what the other nodes have, where that helps: a fault on one node alone is that node's history.
+
+    Nodes that were not verified are not counted among those that do not have it.
+    """
+    judged = {r.row.node for r in results if r.row.verified}
+    nodes: dict[tuple[str, str | None], set[str | None]] = defaultdict(set)
+    for f in findings:
+        nodes[f.code, f.service].add(f.node)
+    again = []
+    for f in findings:
+        mine = nodes[f.code, f.service]
+        rest = len(judged - mine)
+        text = ""
+        if len(results) > 1:
+            if not rest and len(mine) == len(results):
+                text = f"all {len(mine)} nodes have this"
+            elif len(mine) > 1:
+                text = f"{len(mine)} nodes have this, {rest} verified nodes do not"
+            elif rest:
+                which = f"the other {rest} nodes do" if rest > 1 else "the other node does"
+                all_of = "" if rest + 1 == len(results) else f" ({len(results) - rest - 1} more are not verified)"
+                text = f"{which} not have this{all_of}"
+        again.append(replace(f, elsewhere=text) if text else f)
+    return again
