@@ -31,7 +31,7 @@ from kubectl_svcroute.shard import PartOf
 NAME = "v1.36-iptables-nft"
 SOME = ("v1.28-iptables-legacy", "v1.36-iptables-nft", "v1.36-nftables")
 """Captures of all ways to keep rules; what differs by version differs before results go together."""
-CASES = [(name, fault) for name in SOME for fault in (None, faults(name)[0], faults(name)[-1])]
+CASES = [(name, fault) for name in SOME for fault in (None, faults(name)[-1])]
 
 
 @cache
@@ -62,22 +62,21 @@ def sent(report: Report, fmt: str, name: str = "part") -> Part:
     return found
 
 
+@cache
 def whole(name: str, fault: str | None = None, *, config: bool = True) -> Report:
     judge, results, _ = judged(name, fault, config)
     return judge.conclude(results, origin="here")
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_the_parts_make_the_whole(data: st.DataObject) -> None:
     """Any number of parts, in any order and form, of healthy clusters and faulty ones: the same bytes as one run."""
     name, fault = data.draw(st.sampled_from(CASES))
-    count = data.draw(st.integers(1, 12))
+    count = data.draw(st.integers(1, 9))
     order = data.draw(st.permutations(range(1, count + 1)))
-    parts = [
-        sent(part(name, ShardOf(index=index, count=count), fault), data.draw(st.sampled_from(["shard", "shard", "json", "yaml"])))
-        for index in order
-    ]
+    form = data.draw(st.sampled_from(["shard", "json", "shard", "yaml"]))
+    parts = [sent(part(name, ShardOf(index=index, count=count), fault), form) for index in order]
     merged, one = merge(parts).report, whole(name, fault)
     assert merged.shard is None
     for fmt in ("json", "table"):
@@ -88,7 +87,7 @@ def test_the_parts_make_the_whole(data: st.DataObject) -> None:
 @pytest.mark.parametrize("name", SOME)
 def test_a_part_for_each_node_makes_the_whole_in_every_format(name: str) -> None:
     """Parts of one node each, with a fault among them: every format that merge offers has the same bytes."""
-    fault = faults(name)[0]
+    fault = faults(name)[-1]
     one = whole(name, fault)
     nodes = [row.node for row in one.nodes]
     merged = merge([sent(part(name, ShardOf(node=node), fault), "shard", node) for node in reversed(nodes)]).report
@@ -96,7 +95,7 @@ def test_a_part_for_each_node_makes_the_whole_in_every_format(name: str) -> None
         assert render(merged, fmt, RenderOptions(width=90)) == render(one, fmt, RenderOptions(width=90)), fmt
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(name=st.sampled_from(SOME), count=st.integers(1, 6))
 def test_what_was_inferred_survives(name: str, count: int) -> None:
     """Without kube-proxy's configuration, the parts of a snapshot infer what all its nodes tell, and merge to the same."""
