@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +20,7 @@ from .errors import CollectError, UsageError
 from .model.report import ExitCode, Report
 from .model.snapshot import ApiObjects, NodeHandle, NodeOutcome, Snapshot, Unreachable
 from .options import Output, Settings
+from .output_file import write_file
 from .selection import Selection, resolve_names
 
 if TYPE_CHECKING:
@@ -395,10 +395,7 @@ def write(report: Report, settings: Settings) -> None:
         if output.path is None:
             click.echo(text, nl=not text.endswith("\n"), color=True)  # what colour there is was asked for
         else:
-            try:
-                Path(output.path).write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
-            except OSError as error:
-                raise UsageError(f"{output.path}: the report cannot be written: {error.strerror}") from error
+            write_file(output.path, text if text.endswith("\n") else text + "\n", "the report")
     click.echo(summary_line(report), err=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,7 @@ from .model.routes import Client
 from .model.snapshot import ApiObjects, NodeDump, NodeHandle, NodeOutcome
 from .model.trace import Trace
 from .options import Output, Settings, settings
+from .output_file import write_file
 from .trace import Question, Tracer
 
 if TYPE_CHECKING:
@@ -199,10 +199,7 @@ def _write(trace: Trace, output: Output, found: Settings, wish: Wish) -> None:
     if output.path is None:
         click.echo(text, nl=False, color=True)  # what colour there is was asked for
     else:
-        try:
-            Path(output.path).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"{output.path}: the trace cannot be written: {error.strerror}") from error
+        write_file(output.path, text, "the trace")
     if output.format != "tree" or output.path is not None:
         codes = sorted({f.code for f in (*trace.findings, *trace.beside)} | {u.code for u in trace.unverified})
         why = f" ({', '.join(codes)})" if codes else ""
