@@ -177,7 +177,11 @@ def demo(**given: Any) -> int:
 @click.option("--output-file", metavar="PATH", help="Write it here instead of to stdout.")
 @click.option("--commands", is_flag=True, help="Say with which commands, which only read, each hop can be seen by hand.")
 @click.option("-n", "--namespace", metavar="NAME", help="Namespace of the Service (default: the context's).")
-@click.option("--snapshot", metavar="PATH", help="Read a saved snapshot (folder or .tar.gz) instead of a cluster.")
+@click.option(
+    "--snapshot",
+    metavar="PATH",
+    help="Read a saved snapshot (folder or .tar.gz; demo: the one that comes with the plugin).",
+)
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colour.")
 @click.option("--allow-partial", is_flag=True, help="What could not be verified does not count (exit 0 instead of 3).")
 @kube_options

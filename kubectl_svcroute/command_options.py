@@ -53,7 +53,11 @@ which_options = _options(
     click.option("-A", "--all-namespaces", is_flag=True, help="Every namespace."),
     click.option("-l", "--selector", metavar="LABELS", help="Label selector, as in kubectl: app=web,tier!=cache."),
     click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node (repeatable)."),
-    click.option("--snapshot", metavar="PATH", help="Read a saved snapshot (folder or .tar.gz) instead of a cluster."),
+    click.option(
+        "--snapshot",
+        metavar="PATH",
+        help="Read a saved snapshot (folder or .tar.gz; demo: the one that comes with the plugin).",
+    ),
 )
 kube_options = _options(
     API,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from .options import Settings, settings
-
-DEMO = Path(__file__).parent / "data" / "demo.tar.gz"
+from .options import DEMO, Settings, settings
 
 _NOTE = """\
 A cluster of five nodes that comes with the plugin: real rules of a real

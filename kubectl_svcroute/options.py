@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .command_options import FORMATS
 from .errors import UsageError
 from .model.shard import ShardOf
+
+DEMO = Path(__file__).parent / "data" / "demo.tar.gz"
+"""The cluster that comes with the package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +105,7 @@ def settings(given: Mapping[str, Any]) -> Settings:
         all_namespaces=bool(given.get("all_namespaces")),
         selector=given.get("selector"),
         nodes=tuple(given.get("nodes") or ()),
-        snapshot=given.get("snapshot"),
+        snapshot=_snapshot(given.get("snapshot")),
         kube=kube,
         via=given.get("via") or "auto",
         ssh=ssh,
@@ -134,3 +138,8 @@ def shard_of(text: str) -> ShardOf:
     if not (first.isdecimal() and second.isdecimal()) or not 1 <= int(first) <= int(second):
         raise UsageError(f"--shard {text}: write I/N with I from 1 to N, job/N or node/NAME")
     return ShardOf(index=int(first), count=int(second))
+
+
+def _snapshot(path: str | None) -> str | None:
+    """`demo` is the cluster that comes with the package, unless there is something of that name here."""
+    return str(DEMO) if path == "demo" and not Path(path).exists() else path

@@ -611,7 +611,7 @@ class _Telling:
         if self.view.config.masquerade_all and not self.external:
             return "kube-proxy runs with masqueradeAll: every connection to a cluster IP is masqueraded"
         if step.chain.startswith(("KUBE-SEP-", "endpoint-")):
-            return "the endpoint that was chosen is the one that dials: it must not see its own address as the sender"
+            return "the endpoint that was chosen is the one that dials, and must not see its own address as the sender"
         if self.client is Client.NODE:
             return "it comes from the node and not from a pod, and answers to its source need not come back here"
         if self.external and not self.service.external_local:

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Put the program's real output into README.md, behind each `<!-- output: ARGUMENTS -->`. A test compares the two."""
+"""Put the program's real output into README.md, behind each `<!-- output: ARGUMENTS -->`. A test compares the two.
+
+`<!-- output: ARGUMENTS | from: WORDS -->` begins with the line that begins with these words.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 
-_BLOCK = re.compile(r"(<!-- output: (?P<arguments>.+?) -->\n```console\n\$ .+?\n)(?P<output>.*?)(?P<end>```\n)", re.DOTALL)
+_BLOCK = re.compile(
+    r"(<!-- output: (?P<arguments>.+?) -->\n```console\n\$ .+?\n(?:…\n)?)(?P<output>.*?)(?P<end>```\n)", re.DOTALL
+)
 _PROGRAM = "import sys; sys.argv[0] = 'kubectl-svcroute'; from kubectl_svcroute.cli import main; main()"
 """As kubectl starts it, whatever is installed where."""
 
 
 def output(arguments: str) -> tuple[str, int]:
     """(what the program prints on a page of 80 columns, its exit status)."""
+    arguments, _, words = arguments.partition(" | from: ")
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ}
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, *arguments.split()],
         capture_output=True, check=False, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=120,
         env={**kept, "COLUMNS": "80", "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    return done.stdout.decode("utf-8"), done.returncode
+    shown = done.stdout.decode("utf-8")
+    return shown[shown.index(f"\n{words}") + 1 :] if words else shown, done.returncode
 
 
 def blocks(text: str) -> list[tuple[str, str]]:

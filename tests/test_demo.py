@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kubectl_svcroute.demo import DEMO
+from kubectl_svcroute.options import DEMO
 
 ROOT = Path(__file__).parent.parent
 

