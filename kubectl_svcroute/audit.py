@@ -97,10 +97,18 @@ class Audit:
         """What a reader should know of how the configuration was found out."""
         return (*self.state.notes, *((self.inference.note,) if self.inference is not None else ()))
 
+    def renewed(self, api: ApiObjects, *, only: frozenset[str]) -> Audit:
+        """The same audit by the objects of a later moment, of the Services that were there at the first (`only`)."""
+        again = Audit(api, self.selection, thorough=self.thorough)
+        again.take(self.inference)
+        # A Service that came later was not judged on the nodes that were read before.
+        again.services = [service for service in again.services if service.key in only]
+        return again
+
     @staticmethod
-    def not_read(node: str, reason: str) -> NodeResult:
+    def not_read(node: str, reason: str, *, via: str = "") -> NodeResult:
         """The result of a node that was not read."""
-        return not_read(node, "SR901", reason)
+        return not_read(node, "SR901", reason, via=via)
 
     def node(self, outcome: NodeOutcome) -> NodeResult:
         """Judge one node."""

@@ -5,6 +5,7 @@ The text is let go when `NodeAudit.judge` returns: what is left, a `NodeResult`,
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from .checks.blame import Facts
 from .checks.compare import Case, compare
 from .checks.heal import Healing
 from .checks.landmarks import IPTABLES, NFTABLES, Landmarks
-from .checks.node import health, parse_sysctl, sysctls
+from .checks.node import behind, health, parse_sysctl, sysctls
 from .checks.observation import Observation, Unsure
 from .checks.rollup import roll_up
 from .errors import ParseError
@@ -25,7 +26,7 @@ from .expect.versions import Behaviour, behaviour
 from .model.cluster import Node, ProxyConfig, Service, ServicePort
 from .model.net import Backend, FrontendKind, host_port
 from .model.nft import NftRules
-from .model.node_result import NodeResult, ShareKey
+from .model.node_result import NodeResult, ShareKey, SyncState
 from .model.plan import Expectation, PortPlan
 from .model.ranges import ALL, Ranges, network, number, single, subtract, union
 from .model.report import Finding, NodeRow, Severity, Unverified
@@ -45,6 +46,7 @@ from .parse.mode import node_mode
 from .parse.nft_json import parse_nft_json
 from .parse.nft_tables import foreign_tables
 from .parse.nft_text import parse_nft_text
+from .parse.proxy_metrics import sync_state
 
 if TYPE_CHECKING:
     from .audit import Audit
@@ -119,6 +121,7 @@ class NodeAudit:
         """(`*`, or a code that only some can have; family) -> Services that could have it."""
         self.sysctl: dict[str, str] = {}
         self.mode = ""
+        self.sync: SyncState | None = None
 
     def judge(self) -> NodeResult:
         """The way of one node, from its files to its findings."""
@@ -133,6 +136,7 @@ class NodeAudit:
             return self._result(config, None)
         families = self._families(config, think)
         self._node_files(think, families)
+        self._sync_state()
         self._foreign_tables(families)
         if self.mode == "nftables":
             self._nft(families, config, think)
@@ -238,6 +242,15 @@ class NodeAudit:
                 self.observations.extend(health(text))
             except ParseError as error:
                 self._cannot("SR902", f"healthz.json: {error}")
+
+    def _sync_state(self) -> None:
+        """How far kube-proxy says that it is: it tells how soon a difference is believed, and whether kube-proxy is stuck."""
+        metrics = self.dump.files.get("metrics.txt")
+        if metrics is not None:
+            with contextlib.suppress(ParseError):
+                self.sync = sync_state(metrics, self.dump.files.get("clock.txt", ""))
+        if self.sync is not None:
+            self.observations.extend(behind(self.sync))
 
     def _rules(self, family: int, config: ProxyConfig, *, needed: bool = True) -> list[IptablesRules]:
         """What the kernel runs in one family: the backend that holds kube-proxy's rules first, then the other."""
@@ -600,6 +613,7 @@ class NodeAudit:
             ways=self.ways,
             frontends={key: tuple(found) for key, found in self.frontends.items()},
             notes=tuple(self.notes),
+            sync=self.sync,
         )
 
 

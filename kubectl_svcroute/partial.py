@@ -28,6 +28,10 @@ _MOST = 1 << 32
 """Bytes that results may unpack to: what is bigger is no report of ours."""
 
 
+_FOR_THE_RUN = frozenset({"about", "cause"})
+"""Fields of a finding that tell two sights of it apart while the cluster is read, and are of no use afterwards."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """What a part found out."""
@@ -140,7 +144,7 @@ def plain(item: Finding | Unverified | NodeRow) -> dict[str, Any]:
     found = {}
     for f in fields(item):
         value = getattr(item, f.name)
-        if value is None or value in ((), ""):
+        if value is None or value in ((), "") or f.name in _FOR_THE_RUN:
             continue
         found[f.name] = list(value) if isinstance(value, tuple) else value.value if isinstance(value, Severity) else value
     return found

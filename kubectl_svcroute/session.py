@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .audit import Audit, audit
+from .audit import Audit
 from .errors import CollectError, UsageError
 from .model.report import ExitCode, Report
 from .model.snapshot import ApiObjects, NodeHandle, NodeOutcome, Snapshot, Unreachable
@@ -185,8 +185,11 @@ def _from_snapshot(settings: Settings) -> tuple[Report, bool]:
         raise UsageError(f"{settings.snapshot}: the snapshot has no nodes")
     if settings.shard is not None:
         return _part_of_snapshot(settings, settings.shard, snapshot, selection, nodes), True
-    report = audit(snapshot.api, (handle.read() for handle in nodes), selection, origin=snapshot.origin)
-    return report, True
+    judge = Audit(snapshot.api, selection)
+    if judge.needs_inference:
+        # Read twice, one at a time: a snapshot of many nodes is larger than memory may be.
+        judge.learn(handle.read() for handle in nodes)
+    return judge.report((handle.read() for handle in nodes), origin=snapshot.origin), True
 
 
 def _part_of_snapshot(
@@ -296,10 +299,11 @@ def _reader(settings: Settings, api: KubeApi, objects: ApiObjects, warn: Callabl
 
 
 def _from_cluster(settings: Settings) -> tuple[Report, bool]:
-    from .collect.kube import changed_services  # noqa: PLC0415
+    from .collect.refresh import changed_services, is_gone, refresh  # noqa: PLC0415
     from .live import Live, audit_live  # noqa: PLC0415
 
     began = time.time()
+    listed = time.monotonic()
     with _cluster(settings) as (api, objects, reader):
         selection = select(objects, settings, api.current_namespace)
         targets, notes = _targets(objects, settings)
@@ -311,10 +315,11 @@ def _from_cluster(settings: Settings) -> tuple[Report, bool]:
         with _progress() as progress:
             live = Live(
                 # Read afresh even where the first reading was from the cache: no finding rests on what may be old.
-                read_api=lambda: _collect(api, settings),
+                refresh=lambda before: refresh(api, before, selection.services),
+                changed=changed_services,
+                is_gone=lambda node: part is None and is_gone(api, node),
                 reader=reader,
                 targets=targets,
-                changed=changed_services,
                 parallel=settings.parallel,
                 node_timeout=_patience(settings),
                 settle=settings.settle,
@@ -323,8 +328,8 @@ def _from_cluster(settings: Settings) -> tuple[Report, bool]:
             )
             origin = f"context {api.context_name}"
             if part is None:
-                return audit_live(live, objects, selection, origin=origin)
-            return audit_live(live, objects, selection, origin=origin, conclude=partial(_conclude_part, part))
+                return audit_live(live, objects, selection, origin=origin, listed=listed)
+            return audit_live(live, objects, selection, origin=origin, listed=listed, conclude=partial(_conclude_part, part))
 
 
 def _part_of_cluster(

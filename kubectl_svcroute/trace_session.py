@@ -151,7 +151,7 @@ def _second_look(
     read: Callable[[str, Tracer], NodeOutcome],
 ) -> Trace:
     """The API and the node were read at different moments: a difference counts when it stays (design.md, section 7)."""
-    from .collect.kube import changed_services  # noqa: PLC0415
+    from .collect.refresh import changed_services  # noqa: PLC0415
 
     click.echo(f"{trace.node} differs from the API; looking again for up to {found.settle:g} s", err=True)
     started = time.monotonic()

@@ -7,11 +7,16 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ..errors import ParseError
+from ..model.node_result import SyncState
 from ..model.report import Severity
 from .observation import Observation
 
 FULL_AT = 0.9
 """Share of the conntrack table from which on it is worth a warning."""
+
+
+STUCK = 60.0
+"""Seconds that a change may be queued: twice the 30 s of syncPeriod after which a failed sync is tried again."""
 
 
 def parse_sysctl(text: str) -> dict[str, str]:
@@ -58,6 +63,18 @@ def _of_node(code: str, message: str, key: str, evidence: tuple[str, ...], sever
     return Observation(
         code=code, node_wide=True, service=None, message=message, key=key, evidence=evidence, severity=severity, place=""
     )
+
+
+def behind(sync: SyncState) -> Iterator[Observation]:
+    """A change that kube-proxy queued a minute ago and has not written: what its /healthz from 1.36 calls unhealthy."""
+    if sync.queued is not None and sync.now - sync.queued >= STUCK:
+        evidence = (
+            f"kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds {sync.queued:.0f}",
+            f"kubeproxy_sync_proxy_rules_last_timestamp_seconds {sync.written:.0f}",
+            f"now {sync.now:.0f}",
+        )
+        message = f"kube-proxy has had a change queued for over {STUCK:g} s and has not written it"
+        yield _of_node("SR603", message, "queue", evidence)
 
 
 def health(text: str) -> Iterator[Observation]:

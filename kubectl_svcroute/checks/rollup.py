@@ -187,4 +187,6 @@ def _finding(node: str, group: list[Observation], *, wide: bool, heals: Callable
         observed=first.observed,
         evidence=first.evidence,
         count=max(1, len(services)) if wide else len(group),
+        about=frozenset(services),
+        cause=first.key if wide else f"{first.key}: {first.message}",
     )

@@ -655,7 +655,9 @@ def _bare(url: str) -> str:
 # What an audit reads -------------------------------------------------------------------------------------------------
 
 
-class _Resource(NamedTuple):
+class Resource(NamedTuple):
+    """A kind of object that is listed."""
+
     key: str
     group: str
     """API group and version: `v1` for the core group."""
@@ -669,17 +671,18 @@ class _Resource(NamedTuple):
         return f"{self.plural}.{group}" if group else self.plural
 
     def path(self, namespace: str | None = None) -> str:
+        """Where it is listed: in one namespace, or in all."""
         root = f"/apis/{self.group}" if "/" in self.group else f"/api/{self.group}"
         return f"{root}/namespaces/{quote(namespace)}/{self.plural}" if namespace else f"{root}/{self.plural}"
 
 
-SERVICES = _Resource("services", "v1", "services", True)
-ENDPOINTSLICES = _Resource("endpointslices", "discovery.k8s.io/v1", "endpointslices", True)
-ENDPOINTS = _Resource("endpoints", "v1", "endpoints", True)
-PODS = _Resource("pods", "v1", "pods", True)
-NODES = _Resource("nodes", "v1", "nodes", False)
-NAMESPACES = _Resource("namespaces", "v1", "namespaces", False)
-DAEMONSETS = _Resource("daemonsets", "apps/v1", "daemonsets", True)
+SERVICES = Resource("services", "v1", "services", True)
+ENDPOINTSLICES = Resource("endpointslices", "discovery.k8s.io/v1", "endpointslices", True)
+ENDPOINTS = Resource("endpoints", "v1", "endpoints", True)
+PODS = Resource("pods", "v1", "pods", True)
+NODES = Resource("nodes", "v1", "nodes", False)
+NAMESPACES = Resource("namespaces", "v1", "namespaces", False)
+DAEMONSETS = Resource("daemonsets", "apps/v1", "daemonsets", True)
 CONFIG_MAPS = ("kube-proxy", "kube-proxy-config")
 """Where kube-proxy's configuration is: kubeadm's name, and that of EKS, whose `kube-proxy` holds a kubeconfig only."""
 
@@ -738,10 +741,10 @@ class _Reader:
     def denied(self) -> list[Unverified]:
         return [one for some in self._denied.values() for one in some]
 
-    def denies(self, resource: _Resource) -> bool:
+    def denies(self, resource: Resource) -> bool:
         return resource.key in self._denied
 
-    def must(self, resource: _Resource) -> dict[str, Any]:
+    def must(self, resource: Resource) -> dict[str, Any]:
         found = self.may(resource)
         if found is None:
             scope = f"in the namespace {', '.join(self._namespaces or ())}" if self._scoped(resource) else "in all namespaces"
@@ -753,7 +756,7 @@ class _Reader:
             )
         return found
 
-    def may(self, resource: _Resource, *, only: str | None = None, note: bool = True) -> dict[str, Any] | None:
+    def may(self, resource: Resource, *, only: str | None = None, note: bool = True) -> dict[str, Any] | None:
         """A List, or None when it is denied (which is noted, unless not) or the API has no such resource."""
         if only is not None:
             return self._from(resource, [only])
@@ -771,10 +774,10 @@ class _Reader:
                     return None
         return self._from(resource, self._namespaces or [])
 
-    def _scoped(self, resource: _Resource) -> bool:
+    def _scoped(self, resource: Resource) -> bool:
         return resource.namespaced and bool(self._namespaces)
 
-    def _from(self, resource: _Resource, namespaces: Sequence[str]) -> dict[str, Any] | None:
+    def _from(self, resource: Resource, namespaces: Sequence[str]) -> dict[str, Any] | None:
         whole: dict[str, Any] | None = None
         for namespace in namespaces:
             try:
@@ -818,7 +821,7 @@ class _Reader:
             raise
         return found if isinstance(found, dict) else None
 
-    def _deny(self, resource: _Resource, namespace: str | None) -> None:
+    def _deny(self, resource: Resource, namespace: str | None) -> None:
         self._note(resource.key, f"needs verb list on resource {resource.name}", namespace, resource.namespaced)
 
     def _note(self, key: str, needs: str, namespace: str | None, namespaced: bool = True) -> None:
@@ -832,29 +835,3 @@ def _reads_endpoints(node: Mapping[str, Any]) -> bool:
     version = str(((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""))
     found = re.match(r"v?(\d+)\.(\d+)", version)
     return found is not None and (int(found.group(1)), int(found.group(2))) <= (1, 20)
-
-
-def changed_services(before: ApiObjects, after: ApiObjects) -> set[str]:
-    """`namespace/name` of each Service that changed between two readings: itself, its EndpointSlices or Endpoints.
-
-    By resourceVersion: a Service may be named whose rules are the same, and none whose rules differ is left out.
-    """
-    old, new = _versions(before), _versions(after)
-    return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
-
-
-def _versions(api: ApiObjects) -> dict[str, frozenset[tuple[str, str, str]]]:
-    """The versions of every object that makes up a Service, by its `namespace/name`."""
-    found: dict[str, set[tuple[str, str, str]]] = {}
-    for key in ("services", "endpointslices", "endpoints"):
-        for item in api.items(key):
-            metadata = item.get("metadata") or {}
-            name = metadata.get("name")
-            service = name
-            if key == "endpointslices":
-                service = (metadata.get("labels") or {}).get("kubernetes.io/service-name")
-            full = f"{metadata.get('namespace')}/{service}"
-            if key == "services" or full in found:
-                version = (f"{key}/{name}", str(metadata.get("uid")), str(metadata.get("resourceVersion")))
-                found.setdefault(full, set()).add(version)
-    return {name: frozenset(versions) for name, versions in found.items()}

@@ -13,6 +13,20 @@ ShareKey = tuple[str, str, Backend]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SyncState:
+    """What the node's kube-proxy itself said of its work when it was read."""
+
+    now: float
+    """The node's own clock at the end of its reading; the other times are of that clock too."""
+    queued: float | None
+    """When the change was queued that is not written yet; None when nothing is queued."""
+    written: float
+    """When a sync last ended well: of the two families, the one that is further behind."""
+    busy: float
+    """When anything was last queued or written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeResult:
     """One node's findings, what of it is not verified, and the share that each endpoint gets."""
 
@@ -31,3 +45,5 @@ class NodeResult:
     frontends: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What a reader should know of how this node was judged; said once for all nodes that have it."""
+    sync: SyncState | None = None
+    """How far kube-proxy said that it was; None where it could not be asked."""

@@ -18,10 +18,12 @@ from captured import CAPTURES, capture
 
 from kubectl_svcroute import __version__
 from kubectl_svcroute.collect import kube
-from kubectl_svcroute.collect.kube import ApiError, KubeOptions, changed_services, collect_api, connect
+from kubectl_svcroute.collect.kube import ApiError, KubeOptions, collect_api, connect
 from kubectl_svcroute.collect.projection import project
+from kubectl_svcroute.collect.refresh import changed_services, is_gone, refresh
+from kubectl_svcroute.collect.spool import Spool
 from kubectl_svcroute.errors import CollectError, UsageError
-from kubectl_svcroute.model.snapshot import ApiObjects
+from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump, NodeOutcome, Unreachable
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -734,3 +736,82 @@ def test_slices_of_no_service_change_nothing() -> None:
         return ApiObjects(objects={k: {"items": [thing]} for k in ("endpoints", "endpointslices")})
 
     assert changed_services(state("1"), state("2")) == set()
+
+
+# -- a second look ------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_look_asks_for_what_is_asked_about(tmp_path: Path) -> None:
+    """Few Services are asked for one by one, by selector; the answer is the whole of a new reading all the same."""
+    with ApiServer(capture("v1.36-iptables-nft")) as server, connect(
+        KubeOptions(kubeconfig=str(server.kubeconfig(tmp_path / "config")))
+    ) as api:
+        before = collect_api(api)
+        slices = [i["metadata"]["name"] for i in before.items("endpointslices")]
+        kuard = next(name for name in slices if name.startswith("kuard-"))
+        for _ in range(2):
+            server.log.clear()
+            assert changed_services(before, refresh(api, before, frozenset({"default/kuard"}))) == set()
+            assert {r.path.rpartition("/")[2] for r in server.log} == {"services", "endpointslices"}
+            assert all("/namespaces/default/" in r.path and "kuard" in " ".join(r.query.values()) for r in server.log)
+        server.change("endpointslices", kuard)
+        after = refresh(api, before, frozenset({"default/kuard"}))
+        assert changed_services(before, after) == {"default/kuard"}
+        for key in ("services", "endpointslices"):
+            names = sorted(str(i["metadata"]["name"]) for i in after.items(key))
+            assert names == sorted(str(i["metadata"]["name"]) for i in before.items(key))
+        # What did not change is not held twice.
+        assert after.objects["pods"] is before.objects["pods"]
+        assert {id(i) for i in before.items("services")} >= {id(i) for i in after.items("services")[:-1]}
+        server.objects["services"] = [i for i in server.objects["services"] if i["metadata"]["name"] != "kuard"]
+        gone = refresh(api, before, frozenset({"default/kuard"}))
+        assert changed_services(before, gone) == {"default/kuard"}
+        assert "kuard" not in {i["metadata"]["name"] for i in gone.items("services")}
+        server.log.clear()
+        assert changed_services(before, refresh(api, before, None)) == {"default/kuard"}
+        assert [r.path for r in server.log] == ["/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices"]
+
+
+def test_a_pod_that_came_meanwhile_is_known(tmp_path: Path) -> None:
+    """An endpoint that is a pod of after the first reading has its pod read: where pods have no network, addresses tell them."""
+    with ApiServer(capture("v1.36-iptables-nft")) as server, connect(
+        KubeOptions(kubeconfig=str(server.kubeconfig(tmp_path / "config")))
+    ) as api:
+        pods = server.objects["pods"]
+        late = next(pod for pod in pods if pod["metadata"]["name"].startswith("kuard-"))
+        server.objects["pods"] = [pod for pod in pods if pod is not late]
+        before = collect_api(api)
+        server.objects["pods"] = pods
+        kuard = next(i["metadata"]["name"] for i in before.items("endpointslices") if i["metadata"]["name"].startswith("kuard-"))
+        server.change("endpointslices", kuard)
+        after = refresh(api, before, frozenset({"default/kuard"}))
+        assert late["metadata"]["name"] in {pod["metadata"]["name"] for pod in after.items("pods")}
+        assert len(after.items("pods")) == len(pods)
+
+
+def test_a_node_that_is_gone(tmp_path: Path) -> None:
+    """A Node that the API does not have is gone; one that it does not let us see is not."""
+    with ApiServer(capture("v1.36-iptables-nft")) as server, connect(
+        KubeOptions(kubeconfig=str(server.kubeconfig(tmp_path / "config")))
+    ) as api:
+        name = server.objects["nodes"][0]["metadata"]["name"]
+        assert not is_gone(api, name)
+        assert is_gone(api, "elsewhere")
+        server.rules = []
+        with pytest.raises(ApiError):
+            is_gone(api, "elsewhere")
+
+
+def test_outcomes_come_back_from_disk_as_they_were() -> None:
+    """What is kept between two passes comes back whole, one at a time, and nothing is left on the disk."""
+    outcomes: list[NodeOutcome] = [
+        NodeDump(node="a", files={"x": "text\n\x00\udcff", "y": ""}, via="ssh", taken=1.5),
+        Unreachable(node="b", reason="no", via="exec"),
+    ]
+    with Spool() as spool:
+        folder = Path(spool._folder.name)
+        assert list(spool.keep(outcomes)) == outcomes
+        assert folder.stat().st_mode & 0o077 == 0
+        assert list(spool.outcomes()) == outcomes
+        assert list(folder.iterdir()) == []
+    assert not folder.exists()
