@@ -144,7 +144,7 @@ class Settling:
 
 def set_aside(result: NodeResult, doubted: Finding, why: str) -> NodeResult:
     """Take a difference that did not prove to be a fault out of a result: it is not verified, for the reason given."""
-    kept = tuple(finding for finding in result.findings if finding != doubted)
+    kept = tuple(finding for finding in result.findings if finding is not doubted)
     services = frozenset(_about(doubted))
     unverified = Unverified(
         code="SR908",

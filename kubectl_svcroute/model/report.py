@@ -64,9 +64,9 @@ class Finding:
     """Raw rule lines that were walked, and names of the API objects relied on."""
     count: int = 1
     """How many (frontend, client) pairs, or Services for a node-wide finding, this one finding stands for."""
-    about: frozenset[str] = frozenset()
+    about: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     """The Services on which it was seen. Not shown: it tells whether what it is about was changing."""
-    cause: str = ""
+    cause: str = field(default="", compare=False, repr=False)
     """What makes two sights of it one and the same, together with code, node and Service. Not shown."""
 
 
