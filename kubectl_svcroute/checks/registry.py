@@ -126,7 +126,23 @@ _ALL = (
          "hosts on the same network can reach programs that listen on 127.0.0.1 (CVE-2020-8558)"),
     Code("SR608", "filter-hook-missing", _W, "a filter chain of kube-proxy is not reached from a built-in chain",
          "rejects and drops of some Services do not work there"),
-    # What a probe saw: given out with the probe.
+    # What a probe saw.
+    Code("SR701", "endpoint-silent", _E, "connections that the rules rightly send to an endpoint time out",
+         "a share of connections hangs until it times out"),
+    Code("SR702", "endpoint-refuses", _E, "connections that the rules rightly send to an endpoint are refused",
+         "a share of connections is refused"),
+    Code("SR703", "way-unexplained", _E, "connections go where no rule that was read sends them",
+         "something else than kube-proxy's rules decides where connections go"),
+    Code("SR704", "shares-improbable", _W, "endpoints get connections in shares that the rules do not explain",
+         "some pods carry more load than others"),
+    Code("SR705", "source-not-as-promised", _E, "connections are masqueraded, or not, against what the rules say",
+         "answers do not come back, or pods see another address than the client's"),
+    Code("SR706", "failed-by-rules", _E, "real connections fail or go astray where the rules lead them wrong",
+         "what the audit says of the rules is what clients feel now"),
+    Code("SR707", "affinity-not-kept", _E, "connections of one client go to several endpoints against session affinity",
+         "clients are spread over pods that should stay put"),
+    Code("SR708", "connections-fail", _E, "real connections fail, and where they went is not known",
+         "a share of connections fails"),
     # Not verified.
     Code("SR901", "node-unreachable", _W, "the node could not be read", "unknown"),
     Code("SR902", "dump-unreadable", _W, "what the node printed is not whole, or not what it should be", "unknown"),
@@ -138,6 +154,8 @@ _ALL = (
     Code("SR908", "still-changing", _W, "the Service kept changing while it was read", "unknown"),
     Code("SR909", "not-walked", _W, "other programs' rules on the packet's way were not read", "unknown"),
     Code("SR910", "shard-missing", _W, "no shard's report tells of the node", "unknown"),
+    Code("SR920", "connections-not-seen", _W, "where connections go could not be read on the node", "unknown"),
+    Code("SR921", "not-probed", _W, "an address that should be dialled could not be", "unknown"),
 )  # fmt: skip
 
 CODES: dict[str, Code] = {code.code: code for code in _ALL}

@@ -43,8 +43,15 @@ def node_target(node: Mapping[str, Any]) -> NodeTarget:
 class NodeReader(Protocol):
     """A way to read nodes. `read` may be called from many threads, and gives an outcome whatever happens."""
 
+    @property
+    def via(self) -> str:
+        """Its name: ssh, exec, local, auto."""
+
     def read(self, target: NodeTarget) -> NodeOutcome:
         """Read one node. Not being able to is an outcome (`Unreachable`), not an exception."""
+
+    def run(self, target: NodeTarget, script: str, nonce: str, *, via: str = "") -> bytes:
+        """What another script in the node script's frame prints there. Raises CollectError. `via`: by which way, of several."""
 
     def close(self) -> None:
         """Let go of what is shared between nodes (a bastion's connection)."""

@@ -313,12 +313,21 @@ def node_script(nonce: str, *, tools: str = "host", compress: bool = True) -> st
 
     It ends itself with `exit`: a transport that cannot close standard input still sees it end.
     """
-    if not re.fullmatch(r"[A-Za-z0-9-]+", nonce):
-        raise ValueError(f"not a nonce: {nonce!r}")
     if tools not in ("host", "container"):
         raise ValueError(f"tools is host or container, not {tools!r}")
     parts = (_SETTINGS, _KUBE_PROXY_PROCESS, _CONTAINER, _BACKENDS, _SAVES, _NFT, _HTTP, _REST)
-    text = _FRAME.replace("@PARTS@", "".join(parts))
+    return _filled("".join(parts), nonce, tools=tools, compress=compress)
+
+
+def framed_script(nonce: str, body: str) -> str:
+    """A script of its own in the same frame: `section NAME COMMAND…` for each thing that it prints, `note NAME WHY`."""
+    return _filled(_SETTINGS + body, nonce, tools="host", compress=True)
+
+
+def _filled(parts: str, nonce: str, *, tools: str, compress: bool) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]+", nonce):
+        raise ValueError(f"not a nonce: {nonce!r}")
+    text = _FRAME.replace("@PARTS@", parts)
     for mark, value in (
         ("@NONCE@", nonce),
         ("@TOOLS@", tools),

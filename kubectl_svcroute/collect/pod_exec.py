@@ -127,6 +127,21 @@ class ExecReader:
         except CollectError as error:
             return Unreachable(node=target.name, reason=one_line(f"exec: {error}"), via=self.via)
 
+    def run(self, target: NodeTarget, script: str, nonce: str, *, via: str = "") -> bytes:  # noqa: ARG002 - the interface's
+        """What another script prints in the node's kube-proxy pod, which has the node's network. Raises CollectError."""
+        pod = find_proxy_pod(self._pods, target.name)
+        if pod is None:
+            raise CollectError("no running kube-proxy pod on this node")
+        return self.run_inside(pod, script)
+
+    def run_inside(self, pod: ProxyPod, script: str) -> bytes:
+        """What a script prints in a container. Raises CollectError."""
+        result = self._run(pod, ["sh", "-s"], script.encode())
+        if result.status != 0:
+            said = one_line(result.err.decode("utf-8", "backslashreplace"))
+            raise CollectError(f"the shell in {pod.pod} ended with status {result.status}" + (f": {said}" if said else ""))
+        return result.out
+
     def close(self) -> None:
         """Nothing is shared between nodes."""
 
@@ -139,11 +154,8 @@ class ExecReader:
     def _read_with_shell(self, pod: ProxyPod, target: NodeTarget, tools: str) -> NodeDump:
         taken, nonce = time.time(), new_nonce()
         # On stdin and not as an argument: arguments travel in the URL, which proxies cut and servers log.
-        result = self._run(pod, ["sh", "-s"], node_script(nonce, tools=tools).encode())
-        if result.status != 0:
-            said = one_line(result.err.decode("utf-8", "backslashreplace"))
-            raise CollectError(f"the shell in {pod.pod} ended with status {result.status}" + (f": {said}" if said else ""))
-        return node_dump(result.out, nonce, node=target.name, via=self.via, taken=taken, max_bytes=self._max_bytes)
+        data = self.run_inside(pod, node_script(nonce, tools=tools))
+        return node_dump(data, nonce, node=target.name, via=self.via, taken=taken, max_bytes=self._max_bytes)
 
     def _read_without_shell(self, pod: ProxyPod, target: NodeTarget) -> NodeDump:
         """The rules alone, a command at a time: what is left where the image has iptables and no shell."""

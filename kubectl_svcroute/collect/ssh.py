@@ -106,6 +106,11 @@ class SshReader:
         except CollectError as error:
             return Unreachable(node=target.name, reason=one_line(f"ssh: {error}"), via=self.via)
 
+    def run(self, target: NodeTarget, script: str, nonce: str, *, via: str = "") -> bytes:  # noqa: ARG002 - of one way
+        """What another script prints on the node. Raises CollectError."""
+        with contextlib.closing(self._reach(target)) as transport:
+            return self._run(transport, script, nonce)
+
     def close(self) -> None:
         """Close the connections to bastions and to the agent."""
         with self._lock:

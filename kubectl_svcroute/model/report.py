@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, overload
 
+from .flow import ProbeRow
+
 if TYPE_CHECKING:
     from .shard import Shard
 
@@ -196,6 +198,8 @@ class Report:
     """Facts about the run: the origin, the kube-proxy mode and version that most nodes have."""
     shard: Shard | None = None
     """Which part of the nodes this is the report of, and what merging the parts needs; None when it is of all."""
+    probes: tuple[ProbeRow, ...] = ()
+    """What real connections came to, where some were made (`probe`)."""
 
     @property
     def errors(self) -> int:

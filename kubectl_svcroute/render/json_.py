@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from ..model.flow import ProbeRow
 from ..model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Unverified
 from . import RenderOptions
 from .text import json_safe
@@ -115,12 +116,45 @@ def node_of(row: NodeRow) -> dict[str, Any]:
     }
 
 
+def probe_of(row: ProbeRow) -> dict[str, Any]:
+    """What real connections from one place to one frontend came to."""
+    return {
+        "node": row.node,
+        "service": row.service,
+        "frontend": row.frontend,
+        "from": row.source,
+        "expected": row.expected,
+        "tool": row.tool,
+        "seenBy": row.seen_by or None,
+        "dialled": row.dialled,
+        "connected": row.connected,
+        "refused": row.refused,
+        "timedOut": row.timed_out,
+        "failed": row.failed,
+        "unseen": row.unseen,
+        "latency": None if row.latency is None else {"median": round(row.latency[0], 6), "longest": round(row.latency[1], 6)},
+        "endpoints": [
+            {
+                "address": answer.backend,
+                "pod": answer.pod,
+                "sent": answer.sent,
+                "answered": answer.answered,
+                "share": None if answer.share is None else round(answer.share, 7),
+            }
+            for answer in row.answers
+        ],
+        "packets": list(row.shown),
+    }
+
+
 def lists(report: Report) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
     """The lists of a report under their names, each made as it is read."""
     yield "findings", map(finding_of, report.findings)
     yield "unverified", map(unverified_of, report.unverified)
     yield "services", map(service_of, report.services)
     yield "nodes", map(node_of, report.nodes)
+    if report.probes:
+        yield "probes", map(probe_of, report.probes)
 
 
 def pieces(report: Report, options: RenderOptions) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tabulate import DataRow, TableFormat, tabulate
 
 from ..model.report import EndpointRow, Report, ServiceRow
-from . import RenderOptions
+from . import RenderOptions, probe_table
 from .codes import label_of
 from .text import MARKS, Paint, StandIns, clean, listed, percent, plural, to_ascii, width, wrap
 from .view import (
@@ -94,6 +94,8 @@ def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
         blocks.append(_many(report, show))
     if options.wide:
         blocks.append(_nodes(report, show))
+    if report.probes:
+        blocks.append(_probes(report, show))
     blocks += [_finding(group, report, show) for group in group_findings(report.findings)]
     blocks += [_doubt(doubt, report, show) for doubt in group_unverified(report.unverified)]
     blocks.append(line for note in report.notes for line in show.field("note:", show.text(note), "", 6))
@@ -156,6 +158,30 @@ def _fitting(table: _Table, show: _Show) -> Iterator[str]:
     for first, line in zip(firsts, rest, strict=True):
         yield f"{first}\n"
         yield line
+
+
+# ---- what was dialled ------------------------------------------------------------------------------------------------
+
+
+def _probes(report: Report, show: _Show) -> Iterator[str]:
+    names, _ = short_names([row.node for row in report.nodes])
+    parted = ""
+    for heading, rows in probe_table.by_frontend(report):
+        yield parted
+        yield from show.wrapped(show.text(heading), "")
+        tables = [probe_table.results(rows, names), probe_table.endpoints(rows, names)]
+        for number, found in enumerate(table for table in tables if table is not None):
+            if number:
+                yield "\n"
+                yield from show.wrapped(probe_table.explained(rows), "")
+            heads, lines = found
+            cells = [[show.text(cell) for cell in line] for line in lines]
+            yield from _fitting(_Table([show.text(head) for head in heads], cells), show)
+        for row in rows:
+            if row.shown:
+                yield from show.wrapped(f"Seen on {show.text(names.get(row.node, row.node))}:", "")
+                yield from (line for text in row.shown for line in show.wrapped(show.text(text), "  ", hang="    "))
+        parted = "\n"
 
 
 # ---- one Service -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,201 @@
+"""What a node promises: the audit's own expectations and rules, kept to be held against real connections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..audit import Audit
+from ..checks.blame import Facts
+from ..checks.landmarks import Landmarks
+from ..expect.routes import NodeView
+from ..model.cluster import Node
+from ..model.net import Backend, Frontend, FrontendKind, Protocol, host_port
+from ..model.node_result import NodeResult
+from ..model.plan import Expectation, PortPlan
+from ..model.ranges import contains, number, single
+from ..model.routes import Action, Client, Leg
+from ..model.snapshot import NodeDump
+from ..model.ways import Atom
+from ..node_audit import NodeAudit
+from ..observe.observe import Asker
+from ..observe.settle import CLOSE
+from .script import Target
+
+DNS_QUERY = (
+    b"\x53\x56\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+    b"\x0akubernetes\x07default\x03svc\x07cluster\x05local\x00\x00\x01\x00\x01"
+)
+"""A query for the address of kubernetes.default.svc.cluster.local, recursion desired. Every DNS server answers it somehow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """One Service port of one family on the node: what should be, and the rules to ask."""
+
+    plan: PortPlan
+    view: NodeView
+    asker: Asker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What the API asks for and what the node's rules do, for one source and one frontend."""
+
+    ground: Ground
+    expectation: Expectation
+    atom: Atom
+    affinity: bool
+    """The rules keep a client that they have had, at every endpoint."""
+
+    @property
+    def shares(self) -> dict[Backend, float]:
+        """Backend -> the share that the rules give it."""
+        found: dict[Backend, float] = {}
+        for leg, share in self.atom.shares.items():
+            if leg.action is Action.TRANSLATE and leg.backend is not None:
+                found[leg.backend] = found.get(leg.backend, 0.0) + share
+        return found
+
+    @property
+    def known(self) -> bool:
+        """Whether the rules could be understood to their end."""
+        return self.atom.unknown_share <= CLOSE
+
+    def gives(self, action: Action) -> bool:
+        """Whether the rules do this to some of the connections."""
+        return any(leg.action is action and share > CLOSE for leg, share in self.atom.shares.items())
+
+    def legs(self, backend: Backend) -> list[Leg]:
+        """What the rules do on the way to a backend."""
+        return [leg for leg in self.atom.shares if leg.backend == backend]
+
+    def name(self, backend: Backend) -> str:
+        """A backend for people: the pod's name where there is one."""
+        pod = self.pod(backend)
+        return f"{pod} ({backend})" if pod else str(backend)
+
+    def pod(self, backend: Backend) -> str | None:
+        """The pod behind a backend."""
+        known = self.ground.plan.selection.known.get(backend)
+        return known.endpoint.pod if known is not None else None
+
+
+class Watched(NodeAudit):
+    """The audit of a node that keeps what it asked."""
+
+    def __init__(self, whole: Audit, node: Node, dump: NodeDump) -> None:
+        super().__init__(whole, node, dump)
+        self.grounds: list[Ground] = []
+
+    def _port(self, plan: PortPlan, view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts) -> None:
+        self.grounds.append(Ground(plan=plan, view=view, asker=asker))
+        super()._port(plan, view, asker, landmarks, facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialler:
+    """Who dials: processes of the nodes, or one pod."""
+
+    pod: str = ""
+    """`namespace/name`; empty: the nodes themselves."""
+    addresses: tuple[str, ...] = ()
+    """The pod's."""
+
+    @property
+    def label(self) -> str:
+        """For the report."""
+        return f"pod/{self.pod.partition('/')[2]}" if self.pod else "node"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """One node: what its audit says, and what is dialled from there."""
+
+    node: str
+    via: str
+    result: NodeResult
+    grounds: tuple[Ground, ...]
+    targets: tuple[Target, ...]
+    skipped: tuple[tuple[str, str, str], ...] = ()
+    """(Service, frontend, why it is not dialled)."""
+
+    def ground(self, frontend: Frontend) -> Ground:
+        """Where a frontend belongs."""
+        return next(g for g in self.grounds if any(e.frontend == frontend for e in g.plan.expectations))
+
+
+def plan_node(watched: Watched, result: NodeResult, dialler: Dialler, *, payload: bytes) -> NodePlan:
+    """What is dialled from a node: every frontend that it should serve to this dialler."""
+    targets: list[Target] = []
+    skipped: list[tuple[str, str, str]] = []
+    for ground in watched.grounds:
+        service = ground.plan.service.key
+        for frontend in dict.fromkeys(e.frontend for e in ground.plan.expectations if _dialled(e, dialler)):
+            why, sent = "", b""
+            if frontend.protocol is Protocol.SCTP:
+                why = "it is SCTP, which no tool there can dial"
+            elif frontend.protocol is Protocol.UDP:
+                sent = payload or (DNS_QUERY if ground.plan.port.port == 53 or frontend.port == 53 else b"")
+                why = "" if sent else "it is UDP, and what its endpoints answer to is not known: give --payload"
+            if why:
+                skipped.append((service, str(frontend), why))
+                continue
+            used = {*ground.plan.selection.cluster, *ground.plan.selection.local}
+            targets.append(
+                Target(
+                    number=len(targets) + 1,
+                    frontend=frontend,
+                    payload=sent,
+                    hosts=tuple(f"{b.address} {b.port}" for b in sorted(used)[:64]),
+                )
+            )
+    return NodePlan(
+        node=watched.node.name,
+        via=watched.dump.via,
+        result=result,
+        grounds=tuple(watched.grounds),
+        targets=tuple(targets),
+        skipped=tuple(skipped),
+    )
+
+
+def _dialled(expectation: Expectation, dialler: Dialler) -> bool:
+    """Not what is left alone on purpose: a connection there would leave the cluster, or meet whatever listens there."""
+    if expectation.frontend.kind is FrontendKind.HEALTH_CHECK or expectation.action is Action.PASS:
+        return False
+    if not dialler.pod:
+        return expectation.from_node
+    mine = [a for a in dialler.addresses if (":" in a) == (expectation.frontend.family == 6)]
+    return not expectation.from_node and any(contains(expectation.sources, number(a)) for a in mine)
+
+
+def promise(plan: NodePlan, frontend: Frontend, dialler: Dialler, source: str) -> Promise | None:
+    """What is promised to connections from one address; None when nothing is (it is no client that the audit knows)."""
+    ground = plan.ground(frontend)
+    mine = [e for e in ground.plan.expectations if e.frontend == frontend and e.from_node is not bool(dialler.pod)]
+    if not mine:
+        return None
+    first = next((e for e in mine if source and contains(e.sources, number(source))), None)
+    if first is None and dialler.pod:
+        return None
+    expectation = first or mine[0]
+    # A process may leave with another address of the node than the first: it is the node all the same.
+    sources = single(number(source)) if source else expectation.sources
+    observed = ground.asker.ask(
+        frontend, sources, from_node=expectation.from_node, from_pod=expectation.client in (Client.POD, Client.HAIRPIN)
+    )
+    atom = next((a for a in observed.atoms if not source or contains(a.sources, number(source))), None)
+    if atom is None:
+        return None
+    return Promise(
+        ground=ground,
+        expectation=replace(expectation, sources=sources),
+        atom=atom,
+        affinity=bool(observed.affinity) and None not in observed.affinity,
+    )
+
+
+def target_text(targets: Sequence[Target]) -> str:
+    """The frontends in one line."""
+    return ", ".join(f"{host_port(t.frontend.address, t.frontend.port)}/{t.frontend.protocol.value}" for t in targets)
