@@ -57,7 +57,7 @@ make_venv() {
 TEST_TOOLS=(
   sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client
   iptables-legacy-restore:iptables iptables-nft-restore:iptables ip6tables-legacy-restore:iptables nft:nftables
-  conntrack:conntrack ip:iproute2 busybox:busybox tcpdump:tcpdump curl:curl gzip:gzip
+  conntrack:conntrack ip:iproute2 busybox:busybox tcpdump:tcpdump curl:curl gzip:gzip nc:netcat-openbsd
   chromium:chromium dot:graphviz
 )
 

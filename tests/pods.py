@@ -68,6 +68,32 @@ _NETWORKS4 = ("10.0.0.0/8", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 _NETWORKS6 = ("fd00::/16",)
 
 
+class Client:
+    """A pod that dials."""
+
+    def __init__(self, node: SshNode, address: str) -> None:
+        self.namespace = f"{node.namespace}c"
+        _ip("netns", "add", self.namespace)
+        _ip("-n", node.namespace, "link", "add", "client0", "type", "veth", "peer", "name", "eth0", "netns", self.namespace)
+        _ip("-n", node.namespace, "link", "set", "client0", "up")
+        _ip("-n", node.namespace, "route", "add", f"{address}/32", "dev", "client0")
+        _ip("-n", node.namespace, "addr", "add", "169.254.8.1/32", "dev", "client0")
+        for name in ("lo", "eth0"):
+            _ip("-n", self.namespace, "link", "set", name, "up")
+        _ip("-n", self.namespace, "addr", "add", f"{address}/32", "dev", "eth0")
+        _ip("-n", self.namespace, "route", "add", "default", "via", "169.254.8.1", "dev", "eth0", "onlink")
+
+    def shell(self, script: str) -> bytes:
+        """What a script prints, run in the pod."""
+        command = ["ip", "netns", "exec", self.namespace, "sh", "-s"]
+        done = subprocess.run(command, input=script.encode(), capture_output=True, check=True, timeout=60)
+        return done.stdout
+
+    def close(self) -> None:
+        """Undo it."""
+        subprocess.run(["ip", "netns", "del", self.namespace], capture_output=True, check=False)
+
+
 class Pods:
     """The pods' side of one node."""
 
@@ -98,6 +124,7 @@ class Pods:
             if not family:
                 _ip("-n", self.namespace, "route", "add", "default", "via", address, "dev", "eth0", "onlink")
         self.addresses: set[str] = set()
+        self._clients: list[Client] = []
         for endpoint in endpoints:
             self.add(endpoint.rpartition(":")[0].strip("[]"))
         self._sinks = subprocess.Popen(
@@ -151,8 +178,19 @@ class Pods:
             ["ip", "netns", "exec", self.namespace, *command], capture_output=True, text=True, check=False, timeout=60
         )
 
+    def client(self, address: str) -> Client:
+        """A pod in a network of its own, that dials: an endpoint beside the others would get its answers past the node."""
+        if address in self.addresses:
+            self.addresses.discard(address)
+            _ip("-n", self.namespace, "addr", "del", f"{address}/32", "dev", "lo")
+        client = Client(self.node, address)
+        self._clients.append(client)
+        return client
+
     def close(self) -> None:
         """Undo everything."""
+        for client in self._clients:
+            client.close()
         assert self._sinks.stdin is not None
         self._sinks.stdin.close()
         self._sinks.wait()

@@ -6,21 +6,25 @@ from typing import Any
 
 import click
 
+from ..command_help import Command
 from ..command_options import CONTEXT, duration, kube_options, node_options, output_options, verbose_option
 
 
-@click.command(context_settings=CONTEXT, short_help="Dial a Service from nodes or a pod, and see where it goes.")
+@click.command(cls=Command, context_settings=CONTEXT, short_help="Dial a Service from nodes or a pod, and see where it goes.")
 @click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
 @click.option("--from", "origin", metavar="pod/NAME", help="Dial from inside this pod (pods/exec) instead of from nodes.")
-@click.option("-c", "--container", help="Container of that pod (default: its first).")
-@click.option("--count", type=click.IntRange(1, 1000), default=20, show_default=True, help="Connections to each address.")
-@click.option("--rate", type=click.IntRange(1, 200), default=20, show_default=True, help="Connections a second from each place.")
-@click.option("--wait", callback=duration, default="2s", show_default=True, help="How long a connection may take.")
+@click.option("-c", "--container", metavar="NAME", help="Container of that pod (default: its first).")
+@click.option("--count", type=click.IntRange(1, 1000), default=20, show_default=True, metavar="N",
+              help="Connections to each address, from each place.")  # fmt: skip
+@click.option("--rate", type=click.IntRange(1, 200), default=20, show_default=True, metavar="N",
+              help="Connections a second from each place.")  # fmt: skip
+@click.option("--wait", callback=duration, default="2s", show_default=True, metavar="DURATION",
+              help="How long a connection may take.")  # fmt: skip
 @click.option("--payload", metavar="TEXT", help="What to send to UDP ports (port 53 gets a DNS query without it).")
 @click.option("--payload-hex", metavar="DIGITS", help="The same in hexadecimal.")
 @click.option("--capture", is_flag=True, help="Watch with tcpdump too: the SYN, and where it goes behind the rules.")
 @click.option("--dry-run", is_flag=True, help="Print every command that would be run, and dial nothing.")
-@click.option("-n", "--namespace", help="Namespace of the Services (default: the context's).")
+@click.option("-n", "--namespace", metavar="NAME", help="Namespace of the Services (default: the context's).")
 @click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only from this node (repeatable).")
 @kube_options
 @node_options

@@ -201,7 +201,7 @@ class _Case:
             yield self._observe(
                 "SR706",
                 f"{self._count(group, tried)} to {self.front} {text}{results}",
-                key=f"{self.front} {text}",
+                key=text,
                 observed=self._results(group),
                 evidence=(*rules, *self._entries(group)),
             )
@@ -226,8 +226,8 @@ class _Case:
                 code,
                 f"{found.name(backend)} answered {count} of the {len(group)} connections to {self.front} that the rules sent"
                 f" to it ({self._how(failed)}); the rules are right",
-                # How many fail is chance: the same endpoint twice is the same fault.
-                key=f"{self.front} {backend}",
+                # How many fail is chance: the same endpoint twice, or by two addresses, is the same fault.
+                key=str(backend),
                 observed=self._results(group),
                 evidence=self._entries(failed),
                 severity=Severity.WARNING if is_udp(self.front) and self.target.payload != DNS_QUERY else None,

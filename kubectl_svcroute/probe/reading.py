@@ -61,8 +61,8 @@ class Packet:
 
 
 _TRY = re.compile(r"try (\d+) (\w+) (-|[\d.]+) (\S+) (\d+)(?: @([\d.]+))?\s*(.*)")
-_SAME_MOMENT = 0.02
-"""Seconds after the beginning of a connection within which its first packet leaves."""
+_SAME_MOMENT = 0.05
+"""Seconds after the beginning of a connection within which its first packet leaves, on a busy node too."""
 _PACKET = re.compile(
     r"(?P<time>[\d.]+) (?P<how>.*?)\bIP6? (?P<src>\S+)\.(?P<sport>\d+) > (?P<dst>\S+)\.(?P<dport>\d+): (?P<rest>.*)"
 )
@@ -179,7 +179,9 @@ def packets_of(attempt: Attempt, dialled: Dialled, flow: Flow | None) -> list[Pa
         mine += [p for p in dialled.packets if (p.src, p.sport, p.dst, p.dport) == away and p not in mine]
     marks = {p.mark for p in mine} - {""}
     if not mine and attempt.begun:
-        near = [p for p in dialled.packets if -0.001 <= p.time - attempt.begun <= _SAME_MOMENT]
+        # The first packet leaves within the very call that begins a connection: before the next one begins.
+        until = min((a.begun for a in dialled.attempts if a.begun > attempt.begun), default=attempt.begun + _SAME_MOMENT)
+        near = [p for p in dialled.packets if attempt.begun <= p.time < min(until, attempt.begun + _SAME_MOMENT)]
         if len({(p.mark, p.sport, p.dst) for p in near}) == 1:
             mine = near
     mine += [p for p in dialled.packets if p.mark in marks and p not in mine]

@@ -254,7 +254,7 @@ class _Run:
         from ..collect.node_script import new_nonce, parse_sections  # noqa: PLC0415
 
         nonce = new_nonce()
-        script = dial_script(nonce, plan.targets, self.wish.bounds)
+        script = self._script(nonce, plan)
         try:
             if self.wish.pod:
                 return self._dial_inside(plan, nonce, script)
@@ -262,6 +262,10 @@ class _Run:
             return NodeDump(node=plan.node, files=parse_sections(data, nonce, max_bytes=_MOST_BYTES).files)
         except CollectError as error:
             return Unreachable(node=plan.node, reason=str(error))
+
+    def _script(self, nonce: str, plan: NodePlan) -> str:
+        """What is run where the dialling is done. A pod does not see what becomes of its packets: there is nothing to capture."""
+        return dial_script(nonce, plan.targets, replace(self.wish.bounds, capture=self.wish.bounds.capture and not self.wish.pod))
 
     def _dial_inside(self, plan: NodePlan, nonce: str, script: str) -> NodeOutcome:
         """The pod dials; where it went is known on its node alone."""
@@ -390,7 +394,7 @@ class _Run:
         groups: dict[str, list[str]] = {}
         for plan in plans:
             if plan.targets:
-                groups.setdefault(dial_script("NONCE", plan.targets, self.wish.bounds), []).append(plan.node)
+                groups.setdefault(self._script("NONCE", plan), []).append(plan.node)
         parts = []
         for script, names in groups.items():
             way = f"in {self.dialler.label} (pods/exec), as `sh -s`" if self.wish.pod else "as root, fed to `sh -s`"

@@ -131,6 +131,8 @@ while pending:
 BASH = r"""
 kind=$1 host=$2 port=$3 count=$4 rate=$5 patience=$6 payload=$7
 LC_ALL=C
+# Each job a process group of its own, so that all of it can be ended.
+set -m
 now() { local t=${EPOCHREALTIME/[.,]/}; [ -n "$t" ] && printf %s "$t" || printf %s000000 "$(date +%s)"; }
 hex=$(printf :%04X "$port")
 v=; case $host in *:*) v=6 ;; esac
@@ -184,10 +186,7 @@ if [ -n "$(jobs -rp)" ]; then
   for ((n = 1; n <= count; n++)); do
     pid=${pids[n - 1]}
     if kill -0 "$pid" 2>/dev/null; then
-      for child in $(cat "/proc/$pid/task/$pid/children" 2>/dev/null); do
-        kill -9 $(cat "/proc/$child/task/$child/children" 2>/dev/null) "$child" 2>/dev/null
-      done
-      kill -9 "$pid" 2>/dev/null
+      kill -9 -- "-$pid"
       printf "try %s timeout - - 0\n" "$n"
     fi
   done
@@ -202,7 +201,7 @@ BASHED='@BASH@'
 TOOL=
 if have python3 && python3 -c 'import select, socket' >/dev/null 2>&1; then TOOL=python3
 elif have bash && have sleep && have date && bash -c '[ -n "$BASHPID" ] && [ -r /proc/net/tcp ]' 2>/dev/null &&
-  case $(bash -c ': </dev/tcp/256.0.0.0/1' 2>&1) in *"No such file"*) false ;; esac; then TOOL=bash
+  case $(bash -c ': </dev/tcp/127.0.0.1/0' 2>&1) in *"No such file"*) false ;; esac; then TOOL=bash
 elif have nc; then TOOL=nc
 elif have curl; then TOOL=curl
 fi
@@ -314,7 +313,7 @@ probe() {
   if [ "$SEEN" = conntrack ] && have timeout && have sleep; then
     timeout 120 conntrack -E -e NEW -f "$9" -p "$1" -d "$2" --dport "$3" 2>/dev/null </dev/null &
     EVENTS=$!
-    sleep 0.3 2>/dev/null || sleep 1
+    sleep 0.2 2>/dev/null || sleep 1
   fi
   if [ -n "$TOOL" ]; then said=$(dial "$1" "$2" "$3" "$4" "$5" "$6" "$7" "$8"); else said=; fi
   if [ -n "$DUMP" ]; then sleep 1; fi
@@ -353,7 +352,7 @@ def look_script(nonce: str, targets: Sequence[Target]) -> str:
 def watch_script(nonce: str, targets: Sequence[Target], bounds: Bounds) -> str:
     """The script that captures on a pod's node while the pod dials: first packets to all targets, for as long as that takes."""
     where = " or ".join(f"({capture_filter(target)})" for target in targets)
-    seconds = int(WATCH_LEAD + len(targets) * (bounds.count / bounds.rate + bounds.patience + 1) + 10)
+    seconds = int(WATCH_LEAD + len(targets) * (bounds.count / bounds.rate + bounds.patience + 1) + 4)
     body = (
         "watch() { if have tcpdump && have timeout; then"
         f" timeout {seconds} tcpdump -l -nn -tt -i any -c {16 * bounds.count * len(targets) + 20} '{where}' 2>/dev/null; echo;"

@@ -1,0 +1,297 @@
+"""`probe` as its user runs it: real rules in a real kernel, endpoints that answer or do not, and the report of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import ApiServer
+from captured import capture
+from pods import Pods
+from sshd import SshLab, SshNode, why_not
+
+from kubectl_svcroute.collect.node_script import parse_sections
+from kubectl_svcroute.collect.pod_exec import ExecReader, ProxyPod
+from kubectl_svcroute.model.net import Frontend, FrontendKind, Protocol
+from kubectl_svcroute.probe.promise import DNS_QUERY
+from kubectl_svcroute.probe.reading import flow_of, parse_probe
+from kubectl_svcroute.probe.script import Bounds, Target, dial_script
+
+NODE = "kubworker1.prefetch.net"
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")
+
+
+def endpoints_of(folder: Path) -> list[str]:
+    """`address:port` of every endpoint of a capture that is a pod."""
+    found = []
+    for piece in json.loads((folder / "api" / "endpointslices.json").read_text())["items"]:
+        for endpoint in piece.get("endpoints") or []:
+            address = endpoint["addresses"][0]
+            ports = [port["port"] for port in piece.get("ports") or []]
+            found += [f"[{address}]:{p}" if ":" in address else f"{address}:{p}" for p in ports if address[:4] != "172."]
+    return list(dict.fromkeys(found))
+
+
+class World:
+    """One node with the rules of a capture, the pods behind them, and an API server."""
+
+    def __init__(self, name: str, lab: SshLab, api: ApiServer, folder: Path) -> None:
+        self.name = name
+        self.folder = folder
+        self.kubeconfig = api.kubeconfig(folder / "kubeconfig")
+        self.node: SshNode = lab.node(NODE, files=capture(name) / "nodes" / NODE, users=["tcpdump"])
+        lab.trust(self.node)
+        self.config = lab.config(f"Host {NODE}", f"  HostName {self.node.address}", "  User root")
+        self.pods = Pods(self.node, endpoints_of(capture(name)), own=["172.18.0.11", "fd00:18::b"])
+
+    def arguments(self, *words: str) -> list[str]:
+        return [
+            *words, "--kubeconfig", str(self.kubeconfig), "--ssh-config", str(self.config), "--settle", "200ms",
+        ]  # fmt: skip
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "HOME": str(self.folder), "NO_COLOR": "1", "COLUMNS": "80"}
+        return subprocess.run(
+            [sys.executable, "-m", "kubectl_svcroute", *self.arguments(*words, "--node", NODE)],
+            capture_output=True, text=True, check=False, env=env, timeout=120, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def report(self, *words: str, status: int) -> dict[str, Any]:
+        done = self.run("probe", *words, "-o", "json", "--rate", "200", "--wait", "400ms")
+        assert done.returncode == status, done.stdout + done.stderr
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
+
+    def rules(self) -> str:
+        """All rules of the node."""
+        return self.node.run("nft", "list", "ruleset") if "nftables" in self.name else self.node.run("iptables-nft-save")
+
+    def load(self, rules: str) -> None:
+        """Put other rules in their place."""
+        if "nftables" in self.name:
+            self.node.run("nft", "-f", "-", stdin="flush ruleset\n" + rules)
+        else:
+            self.node.run("iptables-nft-restore", stdin=rules)
+
+
+@pytest.fixture(scope="module", params=["v1.36-iptables-nft", "v1.36-nftables"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One node for all tests of a mode; each leaves it as it was."""
+    with SshLab() as lab, ApiServer(capture(request.param)) as api:
+        made = World(request.param, lab, api, tmp_path_factory.mktemp("home"))
+        with made.pods:
+            yield made
+
+
+ONE_MODE = pytest.mark.parametrize("world", ["v1.36-iptables-nft"], indirect=True)
+"""For what does not depend on whose rules they are."""
+
+
+def codes(report: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(finding["code"], finding["service"]) for finding in report["findings"]}
+
+
+def test_what_is_healthy_passes(world: World) -> None:
+    """Cluster IPs, node ports, loopback, IPv6, affinity, a Service without endpoints: all as the rules say, exit 0."""
+    report = world.report("cart", "dual", "empty", "six", "-n", "shop", status=0)
+    assert report["findings"] == report["unverified"] == []
+    rows = {row["frontend"]: row for row in report["probes"]}
+    assert {row["seenBy"] for row in rows.values()} == {"conntrack"}
+    for row in rows.values():
+        assert row["dialled"] == 20
+        if row["service"] == "shop/empty":
+            assert (row["expected"], row["refused"]) == ("reject", 20)
+            continue
+        assert row["connected"] == 20, row
+        assert sum(endpoint["answered"] for endpoint in row["endpoints"]) == 20
+        assert sum(endpoint["share"] for endpoint in row["endpoints"]) == pytest.approx(1, abs=1e-6)
+        if row["service"] in ("shop/cart", "shop/six"):
+            assert sorted(endpoint["sent"] for endpoint in row["endpoints"])[-1] == 20
+    assert len([front for front in rows if front.startswith("[fd00")]) == 3
+    assert ("127.0.0.1:30086/TCP" in rows) == ("iptables" in world.name)
+
+
+def test_a_pod_that_does_not_answer_is_told_from_rules_that_are_wrong(world: World) -> None:
+    """One pod silent, one refusing, one DNAT wrong, one endpoint rejected by a foreign rule: each is called what it is."""
+    rules = world.rules()
+    broken = "".join(
+        line.replace("10.244.3.24", "10.244.3.99") if "shared-a" in line or "iptables" not in world.name else line
+        for line in rules.splitlines(keepends=True)
+    )
+    foreign = "-A OUTPUT -d 10.244.1.19/32 -p tcp -j REJECT --reject-with icmp-port-unreachable\n"
+    if "iptables" in world.name:
+        head, _, tail = broken.partition("*filter")
+        broken = head + "*filter" + re.sub(r"^-A", foreign + "-A", tail, count=1, flags=re.MULTILINE)
+    world.pods.remove("10.244.1.22")
+    world.pods.close_port("10.244.1.17:4000")
+    world.load(broken)
+    try:
+        report = world.report("agent", "near", "shared-a", "half", "-n", "shop", "--count", "40", status=1)
+    finally:
+        world.load(rules)
+        world.pods.restore("10.244.1.22")
+        world.pods.open_port("10.244.1.17:4000")
+    probed = {(code, service) for code, service in codes(report) if code.startswith("SR7")}
+    wanted = {("SR701", "shop/near"), ("SR702", "shop/agent"), ("SR706", "shop/shared-a")}
+    if "iptables" in world.name:
+        wanted.add(("SR706", "shop/half"))
+    assert probed == wanted
+    # The audit of the same rules names the cause, and finds nothing where only a pod is to blame.
+    assert ("SR202", "shop/shared-a") in codes(report)
+    assert {service for code, service in codes(report) if not code.startswith("SR7")} == {
+        service for code, service in wanted if code == "SR706"
+    }
+    [silent] = [f for f in report["findings"] if f["code"] == "SR701"]
+    assert re.search(r"\(10\.244\.1\.22:8080\) answered none of the \d+ connections", silent["message"])
+    assert "src=10.244.1.22" in silent["evidence"][0]
+
+
+def test_dns_is_asked_over_udp(world: World) -> None:
+    """Port 53 gets a query over UDP, and its answer counts."""
+    report = world.report("kube-dns", "-n", "kube-system", "--count", "5", status=0)
+    rows = {row["frontend"]: row for row in report["probes"]}
+    assert rows["10.96.0.10:53/UDP"]["connected"] == 5
+    assert sum(endpoint["answered"] for endpoint in rows["10.96.0.10:53/UDP"]["endpoints"]) == 5
+
+
+@ONE_MODE
+def test_it_says_what_it_will_do_and_a_dry_run_does_nothing(world: World) -> None:
+    """The plan stands on stderr before the report; --dry-run prints the commands, and connection tracking stays empty."""
+    front = next(line for line in world.run("probe", "kuard", "--count", "2").stderr.splitlines() if line.startswith("  to "))
+    address = front.split()[1].partition(":")[0]
+    world.node.run("conntrack", "-F")
+    dry = world.run("probe", "kuard", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert f"section probe-1.txt probe tcp {address} 8080 20 20 2 " in dry.stdout
+    assert world.node.run("conntrack", "-L", "-d", address).strip() == ""
+
+
+@ONE_MODE
+def test_a_capture_shows_the_way_and_leaves_nothing_behind(world: World) -> None:
+    """Each dialled SYN stands before the one behind the rules; then no process of it runs on the node, nor is a new file there."""
+    before = sorted(p.name for p in Path(world.node.folder / "home").rglob("*"))
+    [row] = world.report("kuard", "--count", "3", "--capture", status=0)["probes"]
+    dialled, behind = row["packets"][:2]
+    assert re.fullmatch(r"TCP 172\.18\.0\.11\.\d+ > 10\.96\.141\.137\.8080: connected", dialled)
+    assert re.fullmatch(r"  pods0 Out 172\.18\.0\.11\.\d+ > 10\.244\.\d\.2\.8080: Flags \[S\]", behind)
+    pids = subprocess.run(["ip", "netns", "pids", world.node.namespace], capture_output=True, text=True, check=True).stdout
+    names = {Path("/proc", pid, "comm").read_text().strip() for pid in pids.split()}
+    assert names & {"tcpdump", "conntrack", "timeout", "python3", "bash", "sh"} == set()
+    assert sorted(p.name for p in Path(world.node.folder / "home").rglob("*")) == before
+
+
+@ONE_MODE
+def test_a_pod_dials_and_its_node_tells_where_it_went(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """--from pod/NAME: the pod keeps its own address on the way, and both SYNs, before and behind the rules, are shown."""
+    from kubectl_svcroute.cli import cli
+
+    pods = json.loads((capture(world.name) / "api" / "pods.json").read_text())["items"]
+    pod = next(p for p in pods if p["status"].get("podIP") == "10.244.1.17")
+    client = world.pods.client("10.244.1.17")
+
+    def inside(_: ExecReader, where: ProxyPod, script: str) -> bytes:
+        assert where.pod == pod["metadata"]["name"]
+        return client.shell(script)
+
+    monkeypatch.setattr(ExecReader, "run_inside", inside)
+    monkeypatch.setenv("HOME", str(world.folder))
+    monkeypatch.setattr("kubectl_svcroute.probe.run.WATCH_LEAD", 2.5)
+    file = tmp_path / "report.json"
+    status = cli.main(
+        args=world.arguments(
+            "probe", "api", "-n", "shop", "--from", f"pod/{pod['metadata']['name']}", "-o", f"json={file}", "--capture",
+            "--count", "8", "--wait", "300ms",
+        ),
+        standalone_mode=False,
+    )  # fmt: skip
+    report = json.loads(file.read_text())
+    assert status == 0, report
+    row = next(row for row in report["probes"] if row["frontend"].endswith(":9000/TCP") and row["frontend"].startswith("10.96"))
+    assert row["from"] == f"pod/{pod['metadata']['name']}"
+    assert (row["connected"], row["seenBy"], row["unseen"]) == (8, "conntrack", 0)
+    dialled, before, behind = row["packets"][:3]
+    front = row["frontend"].removesuffix("/TCP").replace(":", ".")
+    assert dialled.startswith("TCP 10.244.1.17.")
+    assert re.fullmatch(rf"  client0 In 10\.244\.1\.17\.\d+ > {re.escape(front)}: Flags \[S\]", before)
+    assert re.fullmatch(r"  pods0 Out 10\.244\.1\.17\.\d+ > 10\.244\.[24]\.11\.9000: Flags \[S\]", behind)
+
+
+# ---- with what a node has -------------------------------------------------------------------------------------------
+
+
+def with_tools(world: World, folder: Path, *tools: str, udp: bool = False, count: int = 4, capture: bool = False) -> Any:
+    """Dial kube-dns by a node that has these tools and the most common ones, and nothing else."""
+    for tool in ("tail", "cat", "nice", "timeout", "gzip", "grep", "sleep", "date", "readlink", "sh", *tools):
+        place = next(p for d in ("/usr/bin", "/bin", "/usr/sbin", "/sbin") if (p := Path(d, tool)).exists())
+        (folder / tool).symlink_to(place)
+    front = Frontend("10.96.0.10", Protocol.UDP if udp else Protocol.TCP, 53, FrontendKind.CLUSTER_IP)
+    hosts = ("10.244.1.14 53", "10.244.2.14 53")
+    target = Target(number=1, frontend=front, payload=DNS_QUERY if udp else b"", hosts=hosts)
+    script = dial_script("n", [target], Bounds(count=count, rate=100, patience=1, capture=capture))
+    script = re.sub(r"^PATH=.*", f"PATH={folder}; export PATH", script, count=1, flags=re.MULTILINE)
+    script = script.replace("/proc/net/nf_conntrack", "/proc/net/absent").replace("yes$(command -v gzip 2>/dev/null)", "")
+    text = parse_sections(world.node.run("/bin/sh", "-s", stdin=script).encode(), "n").files["probe-1.txt"]
+    return parse_probe(text, front), front
+
+
+@ONE_MODE
+@pytest.mark.parametrize(
+    ("tool", "udp"), [("python3", False), ("bash", False), ("bash", True), ("nc", False), ("nc", True), ("curl", False)]
+)
+def test_each_tool_dials_and_each_connection_is_found_again(world: World, tmp_path: Path, tool: str, udp: bool) -> None:
+    """What a node has dials: every connection succeeds, and conntrack tells for each which endpoint it reached."""
+    dialled, front = with_tools(world, tmp_path, tool, "conntrack", udp=udp)
+    assert dialled.tool == tool
+    assert [attempt.result for attempt in dialled.attempts] == ["connected"] * 4
+    flows = [flow_of(attempt, dialled, front) for attempt in dialled.attempts]
+    assert {flow.reply_src for flow in flows if flow is not None} <= {"10.244.1.14", "10.244.2.14"}
+    assert None not in flows
+
+
+@ONE_MODE
+@pytest.mark.parametrize("tool", ["python3", "bash", "nc", "curl"])
+def test_each_tool_tells_a_refusal_from_silence(world: World, tmp_path: Path, tool: str) -> None:
+    """One endpoint refuses, the other is silent: refused and timed out, and never connected."""
+    world.pods.close_port("10.244.1.14:53")
+    world.pods.remove("10.244.2.14")
+    try:
+        dialled, front = with_tools(world, tmp_path, tool, "conntrack", count=8)
+    finally:
+        world.pods.restore("10.244.2.14")
+        world.pods.open_port("10.244.1.14:53")
+    assert {attempt.result for attempt in dialled.attempts} <= {"refused", "timeout"}
+    for attempt in dialled.attempts:
+        flow = flow_of(attempt, dialled, front)
+        if flow is not None:
+            assert flow.reply_src == {"refused": "10.244.1.14", "timeout": "10.244.2.14"}[attempt.result]
+        else:
+            assert (tool, attempt.result) == ("bash", "refused")
+
+
+@ONE_MODE
+def test_without_conntrack_nothing_is_guessed(world: World, tmp_path: Path) -> None:
+    """A node with neither conntrack nor tcpdump says that it cannot tell; with tcpdump alone, the capture tells."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    blind, front = with_tools(world, tmp_path / "a", "python3", capture=True)
+    assert (blind.seen_by, blind.no_capture, blind.flows) == ("", True, ())
+    assert [flow_of(attempt, blind, front) for attempt in blind.attempts] == [None] * 4
+    seen, front = with_tools(world, tmp_path / "b", "python3", "tcpdump", capture=True)
+    assert seen.seen_by == ""
+    flows = [flow_of(attempt, seen, front) for attempt in seen.attempts]
+    assert {flow.reply_src for flow in flows if flow is not None} <= {"10.244.1.14", "10.244.2.14"}
+    assert None not in flows
+
+
+@ONE_MODE
+def test_a_node_with_nothing_to_dial_with_says_so(world: World, tmp_path: Path) -> None:
+    """No tool: nothing is dialled, and the script says which there is (none)."""
+    dialled, _ = with_tools(world, tmp_path, "conntrack")
+    assert (dialled.tool, dialled.attempts) == ("", ())
