@@ -175,7 +175,7 @@ def test_it_says_what_it_will_do_and_a_dry_run_does_nothing(world: World) -> Non
 
 @ONE_MODE
 def test_a_capture_shows_the_way_and_leaves_nothing_behind(world: World) -> None:
-    """Each dialled SYN stands before the one behind the rules; then no process of it runs on the node, nor is a new file there."""
+    """Each dialled SYN stands before the one behind the rules; then no process of it runs on the node, and no file is new."""
     before = sorted(p.name for p in Path(world.node.folder / "home").rglob("*"))
     [row] = world.report("kuard", "--count", "3", "--capture", status=0)["probes"]
     dialled, behind = row["packets"][:2]

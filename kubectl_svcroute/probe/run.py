@@ -26,6 +26,7 @@ from ..model.flow import ProbeRow
 from ..model.node_result import NodeResult
 from ..model.report import ExitCode, Report, Severity, Unverified
 from ..model.snapshot import ApiObjects, NodeDump, NodeHandle, NodeOutcome, Unreachable
+from ..observe.infer import Inference
 from ..options import Settings, settings
 from .judge import Judged, comparisons, judge, tail_text
 from .promise import Dialler, NodePlan, Watched, plan_node
@@ -77,7 +78,7 @@ def run_probe(given: Mapping[str, Any]) -> int:
         report = _Run(found, wish, api, objects, reader).report()
     if report is None:
         return ExitCode.OK
-    session._write(report, found)
+    session.write(report, found)
     return report.exit_code(fail_on=found.fail_on, allow_partial=found.allow_partial)
 
 
@@ -181,8 +182,8 @@ class _Run:
             self._again(look, suspects)
         return self._conclude(look)
 
-    def _read(self, names: Sequence[str], objects: ApiObjects) -> _Look:
-        """Read and judge nodes, and plan what is dialled from each."""
+    def _read(self, names: Sequence[str], objects: ApiObjects, inference: Inference | None = None) -> _Look:
+        """Read and judge nodes, and plan what is dialled from each. `inference`: what all nodes told before."""
         from ..collect.fanout import handles, read_all  # noqa: PLC0415
 
         look = _Look(audit=Audit(objects, self.selection, thorough=True))
@@ -190,7 +191,9 @@ class _Run:
         outcomes: Iterable[NodeOutcome] = read_all(
             nodes, parallel=self.found.parallel, node_timeout=session._patience(self.found)
         )
-        if look.audit.needs_inference:
+        if inference is not None:
+            look.audit.take(inference)
+        elif look.audit.needs_inference:
             outcomes = list(outcomes)
             look.audit.learn(outcomes)
         for outcome in outcomes:
@@ -327,8 +330,7 @@ class _Run:
         )
         time.sleep(self.found.settle)
         objects = session._collect(self.api, self.found)
-        again = self._read([name for name in suspects if name in self.targets], objects)
-        again.audit.notes, again.audit.inferred = look.audit.notes, look.audit.inferred
+        again = self._read([name for name in suspects if name in self.targets], objects, look.audit.inference)
         self._probe(again)
         moving = changed_services(self.objects, objects) | changed_services(objects, session._collect(self.api, self.found))
         for name in suspects:
