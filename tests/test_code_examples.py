@@ -24,6 +24,9 @@ WITHOUT = {
     "SR906": "the API does not list the node, or nothing tells a version: no line that a node prints",
     "SR907": "the API's refusal, which is in the message",
     "SR908": "objects that change between two readings: no line that a node prints",
+    "SR910": "a report that is missing: no line that a node prints",
+    "SR920": "what could not be read of a node: no line that it prints",
+    "SR921": "what a probe could not dial: no line that a node prints",
 }
 """Codes whose page has no example, and why; and SR7xx, which a probe sees in no text of the node's."""
 

@@ -28,6 +28,7 @@ from ..model.report import ExitCode, Report, Severity, Unverified
 from ..model.snapshot import ApiObjects, NodeDump, NodeHandle, NodeOutcome, Unreachable
 from ..observe.infer import Inference
 from ..options import Settings, settings
+from ..settling import identity
 from .judge import Judged, comparisons, judge, tail_text
 from .promise import Dialler, NodePlan, Watched, plan_node
 from .reading import Dialled, parse_probe
@@ -321,7 +322,7 @@ class _Run:
 
     def _again(self, look: _Look, suspects: Sequence[str]) -> None:
         """Read and probe again where anything was found; what is not found twice was a change on its way, or chance."""
-        from ..collect.kube import changed_services  # noqa: PLC0415
+        from ..collect.refresh import changed_services, refresh  # noqa: PLC0415
 
         click.echo(
             f"something was found on {len(suspects)} node{'s' if len(suspects) != 1 else ''};"
@@ -329,15 +330,16 @@ class _Run:
             err=True,
         )
         time.sleep(self.found.settle)
-        objects = session._collect(self.api, self.found)
+        objects = refresh(self.api, self.objects, self.selection.services)
         again = self._read([name for name in suspects if name in self.targets], objects, look.audit.inference)
         self._probe(again)
-        moving = changed_services(self.objects, objects) | changed_services(objects, session._collect(self.api, self.found))
+        after = refresh(self.api, objects, self.selection.services)
+        moving = changed_services(self.objects, objects) | changed_services(objects, after)
         for name in suspects:
             first, second = look.results[name], again.results[name]
             twice = {_key(o) for o in look.observations(name)}
-            said = {(f.code, f.service, f.message) for f in first.findings}
-            kept = tuple(f for f in second.findings if (f.code, f.service, f.message) in said and f.service not in moving)
+            said = {identity(f) for f in first.findings}
+            kept = tuple(f for f in second.findings if identity(f) in said and f.service not in moving)
             look.results[name] = replace(second, findings=kept)
             parts = again.judged.get(name, [])
             for part in parts:
