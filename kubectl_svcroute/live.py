@@ -57,6 +57,8 @@ class Live:
 
     def outcomes(self, targets: Sequence[NodeTarget]) -> Iterator[NodeOutcome]:
         """Read nodes, many at once, in the order in which they answer."""
+        if self.progress is not None:
+            self.progress(Progress(done=0, failed=0, left=len(targets)))  # the first answer may take its time
         return read_all(
             handles(self.reader, targets), parallel=self.parallel, node_timeout=self.node_timeout, progress=self.progress
         )

@@ -41,6 +41,7 @@ from ..errors import CollectError, UsageError
 from ..model.report import Unverified
 from ..model.snapshot import ApiObjects
 from .projection import project
+from .shared import Shared
 
 PAGE = 500
 """Items of one page of a List: kubectl's chunk size."""
@@ -208,6 +209,7 @@ class KubeApi:
     def _pages(self, path: str, key: str, query: dict[str, str | int]) -> dict[str, Any]:
         whole: dict[str, Any] = {}
         items: list[dict[str, Any]] = []
+        shared = Shared()
         while True:
             page = self.get(path, query)
             if not isinstance(page, dict) or not str(page.get("kind", "")).endswith("List"):
@@ -216,7 +218,8 @@ class KubeApi:
             if not whole:
                 version = {"resourceVersion": metadata.get("resourceVersion", "")}
                 whole = {"kind": page["kind"], "apiVersion": page.get("apiVersion", "v1"), "metadata": version}
-            items += [project(key, item) for item in page.get("items") or ()]
+            items += [shared.of(key, project(key, item)) for item in page.get("items") or ()]
+            del page
             if not metadata.get("continue"):
                 return {**whole, "items": items}
             query = {**query, "continue": metadata["continue"]}

@@ -4,9 +4,9 @@ Live reading and saved snapshots go through the same function, so a snapshot hol
 
 - every object loses `metadata.managedFields` and the annotation `kubectl.kubernetes.io/last-applied-configuration`,
   which repeat the object, with whatever its author once put there;
-- a Pod keeps of its metadata name, namespace, uid, resourceVersion, labels, annotations, deletionTimestamp and
-  ownerReferences; of its spec nodeName, hostNetwork and of each container name and ports; of its status phase,
-  conditions, hostIP(s) and podIP(s). Environment, volumes, probes, security contexts and the rest go;
+- a Pod keeps of its metadata name, namespace, uid, resourceVersion, labels, deletionTimestamp and ownerReferences; of its
+  spec nodeName, hostNetwork and of each container name and ports; of its status phase, hostIP(s), podIP(s) and of each
+  condition type and status. Environment, volumes, probes, security contexts, annotations and the rest go;
 - a container's image, command and args stay only where it is kube-proxy's: they tell its version and its flags;
 - a DaemonSet keeps name, namespace, labels, and of each container name, image, command and args;
 - a Node loses `status.images` and its volumes, which are most of it;
@@ -26,7 +26,6 @@ _POD_METADATA = (
     "uid",
     "resourceVersion",
     "labels",
-    "annotations",
     "deletionTimestamp",
     "ownerReferences",
 )
@@ -96,10 +95,14 @@ def is_kube_proxy(pod: Mapping[str, Any]) -> bool:
 def _pod(found: Mapping[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
     spec = _dict(found.get("spec"))
     fields = ("name", "image", "ports", "command", "args") if is_kube_proxy(found) else ("name", "ports")
+    status = _only(_dict(found.get("status")), _POD_STATUS)
+    if "conditions" in status:
+        # Without their times: those differ from pod to pod, and would be half of what a cluster's pods take.
+        status["conditions"] = [_only(_dict(condition), ("type", "status")) for condition in status["conditions"] or ()]
     return {
         "metadata": _only(metadata, _POD_METADATA),
         "spec": {**_only(spec, _POD_SPEC), "containers": _containers(spec, fields)},
-        "status": _only(_dict(found.get("status")), _POD_STATUS),
+        "status": status,
     }
 
 

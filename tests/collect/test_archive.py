@@ -520,7 +520,7 @@ def test_secrets_are_not_saved(tmp_path: Path) -> None:
     assert api.items("services")[0]["metadata"]["annotations"] == {"mine": "1"}
     pod, proxy_pod = api.items("pods")
     assert pod == {
-        "metadata": {"name": "p", "namespace": "default", "annotations": {}},
+        "metadata": {"name": "p", "namespace": "default"},
         "spec": {"nodeName": "n", "hostNetwork": True, "containers": [kept]},
         "status": {"phase": "Running", "podIP": "10.0.0.1"},
     }

@@ -21,6 +21,7 @@ from kubectl_svcroute.collect import kube
 from kubectl_svcroute.collect.kube import ApiError, KubeOptions, collect_api, connect
 from kubectl_svcroute.collect.projection import project
 from kubectl_svcroute.collect.refresh import changed_services, is_gone, refresh
+from kubectl_svcroute.collect.shared import Shared
 from kubectl_svcroute.collect.spool import Spool
 from kubectl_svcroute.errors import CollectError, UsageError
 from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump, NodeOutcome, Unreachable
@@ -186,7 +187,7 @@ def test_documented_permissions_are_the_least() -> None:
     """Nothing but reading is granted, except the Role for exec, which stands alone."""
     assert {verb for rule in rules_of(DOCS / "rbac.yaml", *READER) for verb in rule.verbs} == {"get", "list"}
     (alone,) = rules_of(DOCS / "rbac.yaml", "svcroute-exec")
-    assert (alone.resources, alone.verbs, alone.namespace) == (("pods/exec",), ("create",), "kube-system")
+    assert (alone.resources, alone.verbs, alone.namespace) == (("pods/exec",), ("get", "create"), "kube-system")
 
 
 def less(*resources: str) -> list[Rule]:
@@ -815,3 +816,20 @@ def test_outcomes_come_back_from_disk_as_they_were() -> None:
         assert list(spool.outcomes()) == outcomes
         assert list(folder.iterdir()) == []
     assert not folder.exists()
+
+
+def test_what_repeats_is_held_once(tmp_path: Path) -> None:
+    """Equal labels, conditions and names of many pods and endpoints are one object in memory, and the objects say the same."""
+    with ApiServer(capture("v1.36-iptables-nft")) as server, connect(
+        KubeOptions(kubeconfig=str(server.kubeconfig(tmp_path / "config")))
+    ) as api:
+        read = collect_api(api)
+        for key in ("pods", "endpointslices"):
+            assert read.items(key) == [project(key, item) for item in server.objects[key]]
+        ready = [pod["status"]["conditions"] for pod in read.items("pods")]
+        assert len({id(found) for found in ready}) == len({json.dumps(found) for found in ready}) < len(ready)
+        endpoints = [e for item in read.items("endpointslices") for e in item.get("endpoints") or ()]
+        assert len({id(e["conditions"]) for e in endpoints}) == len({json.dumps(e["conditions"]) for e in endpoints})
+    assert Shared().of("endpointslices", {"endpoints": [{"conditions": {"ready": 1}}, {"conditions": {"ready": True}}]}) == {
+        "endpoints": [{"conditions": {"ready": 1}}, {"conditions": {"ready": True}}]
+    }
