@@ -136,6 +136,7 @@ class Tracer:
         self.service: Service = self.audit.services[0]
         if self.service.skipped:
             raise UsageError(f"service {self.service.key} has no way to trace: {self.service.skipped}")
+        self._seen: tuple[NodeDump, _Watched, NodeResult, tuple[Unverified, ...]] | None = None
 
     def endpoint_nodes(self) -> tuple[str, ...]:
         """Nodes that hold an endpoint of the Service, ready ones first."""
@@ -156,17 +157,24 @@ class Tracer:
         node = self.audit.nodes.get(outcome.node)
         if node is None:
             return replace(base, unverified=self.audit.node(outcome).unverified)
-        watched = _Watched(self.audit, node, outcome)
-        result = watched.judge()
+        watched, result, general = self._judged(node, outcome)
         notes = tuple(dict.fromkeys((*self.audit.notes, *result.notes)))
         version = f"{watched.config.version[0]}.{watched.config.version[1]}" if watched.config else ""
         base = replace(base, mode=watched.mode, version=version, notes=notes)
-        general = tuple(u for u in watched.unverified if u.service is None) + tuple(self.audit.denied)
         if not watched.grounds:
             if not general:
                 raise UsageError(f"kube-proxy on {node.name} serves no address of {self.service.key}")
             return replace(base, unverified=general)
         return _Telling(self, watched, result, general).tell(base)
+
+    def _judged(self, node: Node, dump: NodeDump) -> tuple[_Watched, NodeResult, tuple[Unverified, ...]]:
+        """The audit of a node, once for all questions about it."""
+        if self._seen is None or self._seen[0] is not dump:
+            watched = _Watched(self.audit, node, dump)
+            result = watched.judge()
+            general = tuple(u for u in watched.unverified if u.service is None) + tuple(self.audit.denied)
+            self._seen = dump, watched, result, general
+        return self._seen[1:]
 
 
 # ---- what is asked for -----------------------------------------------------------------------------------------------------

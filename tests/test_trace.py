@@ -116,10 +116,12 @@ def test_a_fault_is_told_on_the_way_that_it_breaks(name: str, fault: str) -> Non
         for ip in (i.get("status", {}).get("loadBalancer", {}).get("ingress") or ())
     }
     v6 = {ip for i in snapshot.api.items("services") for ip in i["spec"].get("clusterIPs", []) if ":" in ip}
+    tracer = Tracer(snapshot.api, Question(service=service))
     for client in ("pod", "outside", "node", "hairpin"):
         for to in (*fronts, *sorted(names), *sorted(ips), *sorted(v6)):
             with contextlib.suppress(UsageError):
-                trace = Tracer(snapshot.api, Question(service=service, client=Client(client), to=to)).trace(dump)
+                tracer.question = Question(service=service, client=Client(client), to=to)
+                trace = tracer.trace(dump)
                 if trace.differs:
                     assert trace.exit_code() == 1
                     assert trace.findings or trace.beside

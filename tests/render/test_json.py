@@ -42,7 +42,7 @@ def test_the_schema_is_a_schema() -> None:
 @pytest.mark.parametrize("name", CAPTURES)
 def test_real_reports_keep_to_the_schema(name: str) -> None:
     check(of_capture(name))
-    for fault in faults(name)[:3]:
+    for fault in faults(name)[:1]:
         document = check(of_capture(name, fault))
         # Which of the two is the audit's business; that a fault never looks like a clean report is everybody's.
         assert document["findings"] or document["unverified"]

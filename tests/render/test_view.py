@@ -73,7 +73,10 @@ def test_names_lose_the_domain_that_all_share(names: list[str], short: list[str]
     assert cut == domain
 
 
-@given(st.lists(st.from_regex(r"[a-z0-9]{1,4}(\.[a-c]){0,3}", fullmatch=True), unique=True, max_size=8))
+_LABELS = st.lists(st.sampled_from(("a", "b", "c", "n1", "n12")), min_size=1, max_size=4)
+
+
+@given(st.lists(_LABELS.map(".".join), unique=True, max_size=8))
 def test_short_names_stay_different(names: list[str]) -> None:
     """Shortening is one to one, and the domain brings the name back."""
     found, cut = short_names(names)
