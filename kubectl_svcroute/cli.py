@@ -33,6 +33,7 @@ def _program() -> str:
 LAZY: dict[str, str] = {
     "merge": "One report of the reports of all shards.",
     "probe": "Dial a Service from nodes or a pod, and see where it goes.",
+    "job": "Manifests of a run inside the cluster; --collect: what it found.",
 }
 """Subcommands that live in a module of their own, `commands/NAME.py`, which offers `command`: name -> short help.
 

@@ -5,12 +5,14 @@
         subprocess.run([sys.executable, "-m", "kubectl_svcroute", "--kubeconfig", config, ...])
         assert [r.path for r in server.log] == [...]
 
-It reads only, as we do. Lists come in pages of one moment, with opaque `continue` tokens; errors are Status objects;
+It reads only, as we do, and runs commands in pods as far as the node script is one: `nodes` holds what it prints. Lists come in
+pages of one moment, with opaque `continue` tokens; errors are Status objects;
 requests are authenticated (bearer token or client certificate) and, when there are `rules`, authorised. `inject` makes
 it fail in the ways that API servers, load balancers and proxies fail.
 
 What it is checked against: the API's conventions (kubernetes/community, api-conventions.md) and what a real API server
-of 1.36 answered for the captures. It knows no watch, no selectors and no writes.
+of 1.36 answered for the captures. Of selectors it knows labels that are equal; it
+knows no watch and no writes.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import base64
 import contextlib
 import datetime
 import gzip
+import hashlib
 import ipaddress
 import json
 import re
@@ -26,6 +29,7 @@ import select
 import socket
 import socketserver
 import ssl
+import struct
 import sys
 import tempfile
 import textwrap
@@ -162,6 +166,10 @@ class ApiServer:
         self.without = frozenset(without)
         self.warnings: list[str] = []
         """Sent with every answer, as `Warning: 299 - "..."`."""
+        self.nodes: Path | None = objects / "nodes" if isinstance(objects, Path) else None
+        """A folder for each node, whose files the node script prints when it is run in the node's kube-proxy pod."""
+        self.logs: dict[tuple[str, str], str] = {}
+        """What a pod printed, by namespace and name."""
         self.log: list[Request] = []
         self.resource_version = 1000
         self._faults: list[Fault] = []
@@ -313,6 +321,12 @@ class ApiServer:
         if rest[:1] == ["namespaces"] and len(rest) > 2:
             namespace, rest = rest[1], rest[2:]
         plural, name = (rest[0] if rest else ""), (rest[1] if len(rest) > 1 else None)
+        if plural == "pods" and name is not None and namespace is not None and rest[2:] == ["log"]:
+            if (why := self._forbidden(group, "pods/log", name, namespace, user)) is not None:
+                return 403, status_object(403, "Forbidden", why)
+            if (namespace, name) not in self.logs:
+                return 404, status_object(404, "NotFound", f'pods "{name}" not found')
+            return 200, self.logs[namespace, name]
         if (group, plural) not in KINDS or group in self.without:
             return 404, None
         if (why := self._forbidden(group, plural, name, namespace, user)) is not None:
@@ -324,7 +338,19 @@ class ApiServer:
                 if not found:
                     return 404, status_object(404, "NotFound", f'{plural} "{name}" not found')
                 return 200, {"kind": KINDS[group, plural], "apiVersion": group, **found[0]}
+            for key, _, value in (word.partition("=") for word in query.get("labelSelector", "").split(",") if word):
+                items = [i for i in items if (i["metadata"].get("labels") or {}).get(key) == value]
             return self._page(group, plural, items, query)
+
+    def exec_in(self, path: str, user: str) -> tuple[int, Any]:
+        """Whether a command may be run in a pod: 101 and the folder of its node, or a status and its body."""
+        _, _, _, namespace, _, name, _ = path.strip("/").split("/")
+        if (why := self._forbidden("v1", "pods/exec", name, namespace, user)) is not None:
+            return 403, status_object(403, "Forbidden", why)
+        for pod in self.objects["pods"]:
+            if (pod["metadata"]["namespace"], pod["metadata"]["name"]) == (namespace, name) and self.nodes is not None:
+                return 101, self.nodes / pod["spec"]["nodeName"]
+        return 404, status_object(404, "NotFound", f'pods "{name}" not found')
 
     def _page(self, group: str, plural: str, items: list[dict[str, Any]], query: Mapping[str, str]) -> tuple[int, Any]:
         version = str(self.resource_version)
@@ -449,8 +475,55 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(fault)
         elif user is None:
             self._send(401, status_object(401, "Unauthorized", "Unauthorized"))
+        elif url.path.endswith("/exec"):
+            self._exec(*api.exec_in(url.path, self.headers.get("Impersonate-User", user)))
         else:
             self._send(*api.answer(url.path, query, self.headers.get("Impersonate-User", user)))
+
+    def _exec(self, status: int, found: Any) -> None:
+        """Speak v5.channel.k8s.io: take the node script from stdin, and print what it would have on that node."""
+        if status != 101:
+            self._send(status, found)
+            return
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+        self.send_header("Sec-WebSocket-Protocol", "v5.channel.k8s.io")
+        self.end_headers()
+        self.wfile.flush()
+        script = b""
+        while not script.endswith(b"\nexit\n"):
+            script += self._message()[1:]
+        nonce = re.search(rb"^K=([A-Za-z0-9-]+)$", script, re.MULTILINE)
+        assert nonce is not None
+        mark = nonce[1]
+        self._message_out(1, mark + b" start plain\n")
+        for file in sorted(found.iterdir()) if found.is_dir() else ():
+            name, text = file.name.encode(), file.read_bytes()
+            self._message_out(1, b"\n%s begin %s\n%s\n%s end\n\n0" % (mark, name, text, mark))
+        self._message_out(1, b"\n%s done\n" % mark)
+        self._message_out(3, json.dumps({"status": "Success"}).encode())
+        self.wfile.write(struct.pack(">BBH", 0x88, 2, 1000))
+        self.wfile.flush()
+        self.close_connection = True
+
+    def _message(self) -> bytes:
+        """The payload of the client's next frame."""
+        _, second = self.rfile.read(2)
+        size = second & 127
+        if size > 125:
+            size = int.from_bytes(self.rfile.read(2 if size == 126 else 8), "big")
+        mask = self.rfile.read(4)
+        return bytes(byte ^ mask[at % 4] for at, byte in enumerate(self.rfile.read(size)))
+
+    def _message_out(self, channel: int, data: bytes) -> None:
+        for start in range(0, len(data), 32_768):
+            payload = bytes([channel]) + data[start : start + 32_768]
+            size = len(payload)
+            self.wfile.write(struct.pack(">BB", 0x82, size) if size < 126 else struct.pack(">BBH", 0x82, 126, size))
+            self.wfile.write(payload)
 
     def _record(self, user: str | None) -> None:
         url = urlsplit(self.path)
@@ -490,8 +563,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
         # Unknown paths are answered by the router, which does not speak Status.
-        data = b"404 page not found\n" if body is None else json.dumps(body).encode()
-        kind = "text/plain; charset=utf-8" if body is None else "application/json"
+        plain = body is None or isinstance(body, str)
+        data = (body or "404 page not found\n").encode() if plain else json.dumps(body).encode()
+        kind = "text/plain; charset=utf-8" if plain else "application/json"
         self._raw(status, data, {"Content-Type": kind, **(headers or {})})
 
     def _raw(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
