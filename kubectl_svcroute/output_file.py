@@ -14,7 +14,8 @@ def write_file(name: str, text: str, what: str) -> None:
     """Put `text` into the file of that name, in place of what is there. Raises UsageError, which says what `what` is.
 
     It is written beside the file and moved there, with the rights that the file had. What is no regular file (/dev/stdout, a
-    pipe) is written as it is, and so is a file in a folder to which nothing may be added.
+    pipe) is written as it is, and so is a file in a folder to which nothing may be added, and one that cannot be replaced
+    because it is mounted there, as a pod's termination log is.
     """
     given = Path(name)
     target = Path(os.path.realpath(given))
@@ -28,7 +29,12 @@ def write_file(name: str, text: str, what: str) -> None:
             part.write_text(text, encoding="utf-8")
             if present is not None:
                 part.chmod(stat.S_IMODE(present.st_mode))
-            part.replace(target)
+            try:
+                part.replace(target)
+            except OSError:
+                if present is None:
+                    raise
+                given.write_text(text, encoding="utf-8")
         finally:
             with contextlib.suppress(OSError):
                 part.unlink()

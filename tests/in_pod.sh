@@ -13,7 +13,7 @@ mkdir -p /run/secrets/kubernetes.io/serviceaccount
 cp "$account"/* /run/secrets/kubernetes.io/serviceaccount/
 chmod -R a+rX /run/secrets
 new=$(mktemp -d)
-mount -t tmpfs tmpfs "$new"
+mount -t tmpfs -o mode=755 tmpfs "$new"
 for name in null zero random urandom; do
   touch "$new/$name"
   mount --bind "/dev/$name" "$new/$name"

@@ -289,6 +289,9 @@ def test_two_capabilities_are_enough_to_read_a_node(tmp_path: Path) -> None:
             pytest.skip(f"needs {tool}")
     rules = "*nat\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n"
     program = (
+        # Root may write into /dev, where the termination log is mounted: it cannot be replaced.
+        "from kubectl_svcroute.output_file import write_file\n"
+        "write_file('/dev/termination-log', 'a message', 'it')\n"
         "from kubectl_svcroute.collect.transports import LocalReader\n"
         "from kubectl_svcroute.collect.fanout import NodeTarget\n"
         "found = LocalReader(command_timeout=60).read(NodeTarget(name='n1'))\n"
@@ -318,4 +321,5 @@ def test_two_capabilities_are_enough_to_read_a_node(tmp_path: Path) -> None:
     if legacy.returncode == 0:  # kernels from 6.17 on can be built without its tables
         assert "'iptables-legacy-save.txt'" in both or "'iptables-nft-save.txt'" in both
     assert "'nft-ruleset.json'" in both
+    assert (tmp_path / "termination-log").read_text() == "a message"
     assert "no rules could be read" in read("-")
