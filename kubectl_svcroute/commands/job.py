@@ -35,7 +35,7 @@ from ..errors import UsageError
 @output_options
 @kube_options
 def command(collect: bool, wait: float, within: float, **given: Any) -> int:
-    """Print the manifests of a run inside the cluster, in shards. Nothing is applied: kubectl does that.
+    """Print the manifests of a run inside the cluster, in shards. It applies nothing; kubectl does that.
 
     By exec or SSH it is an Indexed Job (a CronJob with --schedule), whose pods each take a shard of the nodes; locally a
     DaemonSet. All else is for kustomize: docs/in-cluster.md shows how. The Job ends as failed when there are findings.
