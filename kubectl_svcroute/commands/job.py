@@ -42,9 +42,8 @@ def command(collect: bool, wait: float, within: float, **given: Any) -> int:
 
     \b
     Examples:
-      # Look at it, then run it
-      kubectl svcroute job --shards 20 > svcroute.yaml
-      kubectl apply -f svcroute.yaml
+      # Look at it; `kubectl apply -f -` behind a pipe runs it
+      kubectl svcroute job --shards 20
 
       # What it found, as one report; the exit status is that of a check
       kubectl svcroute job --collect --wait 10m
