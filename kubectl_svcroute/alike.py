@@ -9,7 +9,9 @@ from .expect.endpoints import plain_backends
 from .expect.names import port_name
 from .expect.routes import NodeView
 from .model.cluster import Service, ServicePort, Slice
+from .model.ranges import number, single, subtract, union
 from .observe.twins import Ask, Cone, Twins
+from .observe.twins_nft import NftTwins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +28,15 @@ class PortCone:
 class Alike:
     """Which Services of a node are plain enough to be compared with one another instead of being walked one by one."""
 
-    def __init__(self, twins: Twins, view: NodeView) -> None:
+    def __init__(self, twins: Twins | NftTwins, view: NodeView) -> None:
         self.twins = twins
         self.family = view.family
         self.colon = view.config.version <= (1, 18)
         self.external_ips = view.behaviour.external_ips
         self.ip_mode = view.behaviour.ip_mode
+        self.view = view
+        self.me = view.node.name.strip().lower() if view.behaviour.hairpin_local_only else ""
+        self.room = sum(high - low + 1 for low, high in view.pods)
 
     def cones(self, service: Service, slices: Sequence[Slice]) -> list[PortCone] | None:
         """The cones of all ports of a plain Service whose rules send exactly where they should; None otherwise."""
@@ -60,18 +65,25 @@ class Alike:
                 names=port_name(service.namespace, service.name, port.name, colon=self.colon),
                 count=len(backends),
                 affinity=service.affinity,
+                local=frozenset(text for text, node in backends.items() if node == self.me) if self.me else frozenset(),
             )
             cone = self.twins.cone(ask)
             if cone is None or backends.keys() != set(cone.destinations):
                 return None
             key = self.twins.key(cone, ask)
-            if key is None:
+            if key is None or not self._pods_ask(cone):
                 return None
-            found.append(PortCone(port=port, ask=ask, cone=cone, key=key, twin=self.twins.is_twin(key, cone)))
+            found.append(PortCone(port=port, ask=ask, cone=cone, key=key, twin=self.twins.models.is_twin(key, cone)))
         return found
+
+    def _pods_ask(self, cone: Cone) -> bool:
+        """Whether pods that are no endpoints are among the clients of a Service: they are of all the others."""
+        if not self.room or self.room > len(cone.ips):
+            return True
+        return bool(subtract(self.view.pods, union(single(number(ip)) for ip in cone.ips)))
 
     def learn(self, cones: Sequence[PortCone]) -> None:
         """Take what was walked and found right as models."""
         for cone in cones:
             if not cone.twin:
-                self.twins.learn(cone.key, cone.cone)
+                self.twins.models.learn(cone.key, cone.cone)

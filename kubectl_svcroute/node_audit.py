@@ -21,7 +21,15 @@ from .checks.observation import Observation, Unsure
 from .checks.rollup import roll_up
 from .errors import ParseError
 from .expect.names import endpoint_hash, nft_endpoint, service_hash
-from .expect.routes import LOOPBACK, NodeView, detector_of, filtering_ranges, never_clients, plan_service
+from .expect.routes import (
+    LOOPBACK,
+    NodeView,
+    detector_of,
+    filtering_ranges,
+    never_clients,
+    node_port_addresses,
+    plan_service,
+)
 from .expect.versions import Behaviour, behaviour
 from .model.cluster import Node, ProxyConfig, Service, ServicePort
 from .model.net import Backend, FrontendKind, host_port
@@ -40,6 +48,7 @@ from .observe.nftables import base_chains as nft_base_chains
 from .observe.observe import Asker
 from .observe.packet import Interface, NodeContext
 from .observe.twins import Twins
+from .observe.twins_nft import NftTwins
 from .observe.walk import Hooks
 from .parse.iptables_save import parse_iptables_save
 from .parse.mode import node_mode
@@ -65,7 +74,7 @@ _SYSCTLS = (
     "net.netfilter.nf_conntrack_count",
 )
 _FEW_SERVICES = 16
-"""Up to so many Services asked for, the way through the rules is kept for each, to be shown."""
+"""Where no more than so many Services are asked for, each is walked, and its way through the rules is there to be shown."""
 LARGE_CLUSTER = 1000
 """Endpoints from which on kube-proxy leaves out comments and defers deletions (kube-proxy-rules.md 3.15)."""
 
@@ -312,8 +321,10 @@ class NodeAudit:
             hooks=structure.hooks(rules),
         )
         asker = self.asker(view, merge(base_chains(r) for r in sources))
-        twins = Twins(rules, cells=(view.detector.pods, view.pod_networks), local=view.local)
-        alike = Alike(twins, view) if len(sources) == 1 and twins.usable and not self.whole.thorough else None
+        alike = None
+        if len(sources) == 1 and self._worth_comparing():
+            twins = Twins(rules, cells=(view.detector.pods, view.pod_networks), local=view.local)
+            alike = Alike(twins, view) if twins.usable else None
         stops = self._services(view, asker, landmarks, facts, alike)
         frame = structure.Frame(
             rules=rules,
@@ -355,6 +366,11 @@ class NodeAudit:
                 alike.learn(cones)
         return stops
 
+    def _worth_comparing(self) -> bool:
+        """Whether so many Services are asked for that those with the same rules as others need no walk of their own."""
+        few = self.whole.selection.services is not None and len(self.whole.services) <= _FEW_SERVICES
+        return not self.whole.thorough and not few
+
     # ---- nftables mode ----------------------------------------------------------------------------------------------
 
     def _nft_rules(self) -> NftRules | None:
@@ -392,7 +408,12 @@ class NodeAudit:
             )
             printed = {("ip" if family == 4 else "ip6", name) for other in others for name in other.tables}
             hooks = merge([nft_base_chains(rules, family, skip_tables=printed), *(base_chains(other) for other in others)])
-            stops = self._services(view, self.asker(view, hooks), NFTABLES, facts, None)
+            alike = None
+            if self._worth_comparing():
+                cells = (view.detector.pods, view.pod_networks)
+                twins = NftTwins(rules, table, others, cells=cells, local=view.local)
+                alike = Alike(twins, view) if twins.usable else None
+            stops = self._services(view, self.asker(view, hooks), NFTABLES, facts, alike)
             self.observations.extend(_leftovers(others))
             if table is None:
                 continue  # every Service says so already
@@ -409,17 +430,16 @@ class NodeAudit:
     def _twin(self, service: Service, cones: Sequence[PortCone], view: NodeView) -> None:
         """Note what is known of a Service whose rules are those of one that was walked."""
         key = service.key
+        node_ports = node_port_addresses(view)
         for cone in cones:
             dialled = [(address, cone.port.port) for address in cone.ask.addresses]
             if cone.port.node_port:
-                dialled += [(address, cone.port.node_port) for address in view.node.ips(view.family)]
+                dialled += [(address, cone.port.node_port) for address in node_ports]
             for address, number_ in dialled:
                 self.frontends[key].append(f"{host_port(address, number_)}/{cone.port.protocol.value}")
         self.even.add(key)
         self.translated["*", view.family].add(key)
         self.translated["SR302", view.family].add(key)
-        if key not in self.ways and len(self.whole.services) <= _FEW_SERVICES:
-            self.ways[key] = tuple(cones[0].cone.text.split("\n"))
 
     def _owners(self) -> dict[str, str]:
         """Chain -> Service, for all that is expected; made only when a chain needs an owner."""

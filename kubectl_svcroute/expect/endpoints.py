@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..model.cluster import Node, Service, ServicePort, Slice
-from ..model.net import Backend
+from ..model.net import Backend, host_port
 from ..model.plan import Candidate, Selection
 from .versions import Behaviour
 
@@ -105,12 +105,12 @@ def _asks_for_hints(service: Service, behaviour: Behaviour) -> bool:
     return (service.topology_aware_hints or service.topology_mode) not in ("", "disabled", "Disabled")
 
 
-def plain_backends(slices: Iterable[Slice], port: ServicePort, family: int) -> dict[str, Backend] | None:
-    """The backends of a port by their text, where every endpoint is ready, unhinted and stands once; None otherwise.
+def plain_backends(slices: Iterable[Slice], port: ServicePort, family: int) -> dict[str, str] | None:
+    """The backends of a port by their text, with the node of each, where every endpoint is ready, unhinted and stands once.
 
-    For such a port `select` says the same on every node: all of them (as long as no local policy asks for less).
+    None otherwise. For such a port `select` says the same on every node: all of them (where no local policy asks for less).
     """
-    found: dict[str, Backend] = {}
+    found: dict[str, str] = {}
     name, protocol = port.name, port.protocol
     for piece in slices:
         if piece.family != family:
@@ -121,9 +121,8 @@ def plain_backends(slices: Iterable[Slice], port: ServicePort, family: int) -> d
             for endpoint in piece.endpoints:
                 if not endpoint.ready or endpoint.zone_hints is not None or endpoint.node_hints is not None:
                     return None
-                backend = Backend(endpoint.address, number.port)
-                text = str(backend)
+                text = host_port(endpoint.address, number.port)
                 if text in found:
                     return None
-                found[text] = backend
+                found[text] = (endpoint.node or "").lower()
     return found or None

@@ -120,6 +120,18 @@ def plan_service(service: Service, slices: Sequence[Slice], view: NodeView) -> I
         yield PortPlan(service=service, port=port, family=family, selection=selection, expectations=tuple(expectations))
 
 
+def own_addresses(view: NodeView) -> list[str]:
+    """The node's addresses at which its node ports are asked for: internal ones, where it has any."""
+    addresses = list(view.node.ips(view.family))
+    return [a for kind, a in view.node.addresses if kind == "InternalIP" and a in addresses] or addresses
+
+
+def node_port_addresses(view: NodeView) -> list[str]:
+    """Where the node port of a Service that has endpoints is asked for: loopback too, where iptables could serve it."""
+    loopback = ["127.0.0.1"] if view.family == 4 and not view.behaviour.nftables else []
+    return own_addresses(view) + loopback
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """Some sources that a rule could tell apart, and what they are called."""
@@ -316,9 +328,7 @@ class _Planner:
             return
         served = self._served_addresses()
         loopback = "127.0.0.1"
-        addresses = list(self.view.node.ips(self.family))
-        internal = [a for kind, a in self.view.node.addresses if kind == "InternalIP" and a in addresses]
-        for address in internal or addresses:
+        for address in own_addresses(self.view):
             frontend = self._frontend(address, FrontendKind.NODE_PORT, self.port.node_port)
             for source in self.sources():
                 if not self.selection.any:

@@ -21,37 +21,40 @@ A Service that does not fit, for whatever reason, is walked. A test holds the tw
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from ..errors import ParseError
-from ..model.ranges import Ranges, contains, network, number
+from ..model.ranges import Ranges, number
 from ..model.ruleset import IptablesRules
-from .words import Quoted, split_rule
+from .cells import PINNED, Cells
 
 OWN = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-", "KUBE-SEP-")
-_PINNED = re.compile(r"-A \S+ (?:(?:! )?-s \S+ )?-d ([0-9a-f.:]+)/(?:32|128) ")
+_OWN_NAME = re.compile(r"KUBE-(?:SVC|SVL|EXT|XLB|FW|SEP)-\w")
 _ENTRY_PORT = re.compile(
     r'.*(?<!!) -p (\w+) (?:-m comment --comment (?:"[^"\\]*"|[^" ]+) )?-m \1 --dport (\d+) '
     r"(?:-m nfacct --nfacct-name +\S+ )?-j (KUBE-[A-Z]+(?:-[A-Z]+|-[A-Z0-9]{16})?)\Z"
 )
-_SAFE = {
-    "comment": 1, "ctstate": 1, "state": 1, "mark": 1, "nfacct-name": 1, "dport": 1, "src-type": 1, "dst-type": 1,
-}  # fmt: skip
-"""Options of matches that cannot tell two Services apart, or do so only by what `_Rest` collects: how many words each has."""
-_MODULES = {"comment", "conntrack", "state", "mark", "nfacct", "addrtype", "tcp", "udp", "sctp"}
+_INTO_OWN = re.compile(r" -[jg] KUBE-(?:SVC|SVL|EXT|XLB|FW|SEP)-")
 _NETWORK = re.compile(r"-A \S+ (?:! )?-[sd] (\S+) -p ")
-_MOST_NETWORKS = 64
 _MOST_OUTER = 4
+_MOST_MODELS = 8
 
 
 @dataclass(slots=True)
-class _Template:
+class Template:
+    """The rules of a Service that was walked, with placeholders for its own names, addresses and ports."""
+
     text: str
     pick: itemgetter[object]
     """Takes the values in the order in which the placeholders stand."""
+    count: int
+    """How many values there are."""
+
+    def fits(self, cone: Cone) -> bool:
+        """Whether these rules, with this Service's names and addresses, are the Service's own."""
+        return len(cone.values) == self.count and self.text % self.pick(cone.values) == cone.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +69,8 @@ class Cone:
     ips: tuple[str, ...]
     destinations: tuple[str, ...]
     """The endpoints' addresses, and addresses with port, in the order of the rules."""
-    positions: tuple[int, ...]
-    """How many rules that catch everything stand before each entry."""
+    more: object = ()
+    """What else of the node's rules is about it: how many rules that catch everything stand before each entry, for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,37 @@ class Ask:
     """`namespace/name:port` as comments spell it."""
     count: int
     affinity: int | None
+    local: frozenset[str] = frozenset()
+    """The endpoints, as address and port, that run on the node; noted only where that makes a difference."""
+
+
+class Models:
+    """Templates of Services that were walked and found right, by what else two Services must have in common."""
+
+    def __init__(self, make: Callable[[Cone], Template | None]) -> None:
+        self._make = make
+        self._templates: dict[object, list[Template]] = {}
+
+    def is_twin(self, key: object, cone: Cone) -> bool:
+        """Whether a model with this key has the same rules."""
+        return any(template.fits(cone) for template in self._templates.get(key, ()))
+
+    def learn(self, key: object, cone: Cone) -> None:
+        """Take a Service port that was walked and found right as a model."""
+        templates = self._templates.setdefault(key, [])
+        if len(templates) < _MOST_MODELS and (template := self._make(cone)) is not None:
+            templates.append(template)
+
+
+def cells_of(cells: Cells, cone: Cone, ask: Ask) -> object | None:
+    """In which cells the addresses and ports of a Service port lie; None when one of them is pinned."""
+    asked = tuple([cells.cell(number(address)) for address in ask.addresses])
+    ips = tuple([cells.cell(number(ip)) for ip in cone.ips])
+    ports = tuple([cells.port_cell(int(where[where.rfind(":") + 1 :])) for where in cone.destinations])
+    dialled = (cells.port_cell(ask.port), cells.port_cell(ask.node_port) if ask.node_port else ())
+    if None in asked or None in ips or None in ports or None in dialled:
+        return None
+    return asked, ips, ports, dialled
 
 
 class Twins:
@@ -94,25 +128,20 @@ class Twins:
         self._width = "/128" if rules.family == 6 else "/32"
         self._v6 = rules.family == 6
         self._nat: Mapping[str, list[str]] = rules.tables["nat"].chains if "nat" in rules.tables else {}
-        self._pinned: set[int] = set()
-        self._networks: list[Ranges] = list(dict.fromkeys((*cells, local)))
-        self._ports: set[tuple[int, int]] = set()
-        self._pinned_ports: set[int] = set()
+        self.cells = Cells((*cells, local))
         self._by_port: dict[int, list[tuple[int, str]]] = {}
         self._catch_all_ports: list[int] = []
-        self._edges: list[int] = []
-        self._cells: list[int] = []
-        self._templates: dict[object, list[_Template]] = {}
+        self.models = Models(_template)
         self._entries: dict[str, list[tuple[int, str]]] = {}
         self._catch_all: list[int] = []
         self.usable = "KUBE-SERVICES" in self._nat
         if self.usable:
             self._read_entries()
-            self.usable = self._read_rest(rules) and len(self._networks) <= _MOST_NETWORKS
+            self.usable = self._read_rest(rules) and self.cells.few
 
     def _read_entries(self) -> None:
         for position, rule in enumerate(self._nat["KUBE-SERVICES"]):
-            found = _PINNED.match(rule)
+            found = PINNED.match(rule)
             if found:
                 self._entries.setdefault(found[1], []).append((position, rule))
             else:
@@ -135,62 +164,16 @@ class Twins:
                 for rule in lines:
                     if by_port and _ENTRY_PORT.match(rule):
                         # Its port is its own; a network that it asks for besides divides as any other does.
-                        if (nets := _NETWORK.match(rule)) and not self._note(nets[1]):
+                        if (nets := _NETWORK.match(rule)) and not self.cells.note_network(nets[1]):
                             return False
                         continue
-                    found = _PINNED.match(rule)
+                    found = PINNED.match(rule)
                     if found:
                         if not entries:
-                            self._pinned.add(number(found[1]))
+                            self.cells.pinned.add(number(found[1]))
                         continue
-                    if not self._weigh(rule):
+                    if not self.cells.weigh(rule) or _INTO_OWN.search(rule):
                         return False
-        return True
-
-    def _note(self, where: str) -> bool:
-        """Take a network into the division; False for what is none."""
-        try:
-            found = network(where)
-        except ValueError:
-            return False
-        if found not in self._networks:
-            self._networks.append(found)
-        return True
-
-    def _weigh(self, rule: str) -> bool:
-        try:
-            words = split_rule(rule)
-        except ParseError:
-            return False
-        at = 2
-        while at < len(words):
-            word = words[at]
-            if isinstance(word, Quoted):
-                return False
-            if word == "!":
-                at += 1
-            elif word in ("-s", "-d"):
-                if not self._note(words[at + 1]):
-                    return False
-                at += 2
-            elif word in ("-i", "-o", "-p"):
-                at += 2
-            elif word == "-m":
-                if words[at + 1] not in _MODULES:
-                    return False
-                at += 2
-            elif word in ("-j", "-g"):
-                return True
-            elif word.startswith("--") and word[2:] in _SAFE:
-                if word == "--dport":
-                    low, _, high = words[at + 1].partition(":")
-                    if not high and ":" not in words[at + 1]:
-                        self._pinned_ports.add(int(low))
-                    else:
-                        self._ports.add((int(low or 0), int(high or 65535)))
-                at += 2
-            else:
-                return False
         return True
 
     # ---- one Service port ---------------------------------------------------------------------------------------------
@@ -249,7 +232,7 @@ class Twins:
         values = (*ask.addresses, chain, ask.names, *([outer] if outer else ()), *ends, *ips, *destinations, *ports)
         return Cone(
             text="\n".join(parts), values=values, ports=len(ports), ips=tuple(ips), destinations=tuple(destinations),
-            positions=tuple(positions),
+            more=tuple(positions),
         )  # fmt: skip
 
     @staticmethod
@@ -275,55 +258,14 @@ class Twins:
 
     def key(self, cone: Cone, ask: Ask) -> object | None:
         """What two Services must have in common beside their template; None when the Service is one of a kind."""
-        if not self.usable:
+        cells = cells_of(self.cells, cone, ask) if self.usable else None
+        if cells is None:
             return None
-        asked = []
-        for address in ask.addresses:
-            cell = self._cell(number(address))
-            if cell is None:
-                return None
-            asked.append(cell)
-        cells = tuple([self._cell(number(ip)) for ip in cone.ips])
-        ports = tuple([self._port_cell(int(where[where.rfind(":") + 1 :])) for where in cone.destinations])
-        dialled = (self._port_cell(ask.port), self._port_cell(ask.node_port) if ask.node_port else ())
-        if None in cells or None in ports or None in dialled:
-            return None
-        return (ask.proto, ask.kinds, ask.affinity, cone.positions, tuple(asked), dialled, cells, ports)
-
-    def _cell(self, address: int) -> int | None:
-        if address in self._pinned:
-            return None
-        if not self._edges:
-            self._divide()
-        return self._cells[bisect_right(self._edges, address)]
-
-    def _divide(self) -> None:
-        """Number the cells: between two neighbouring edges, all addresses are in the same networks."""
-        edges = sorted({edge for ranges in self._networks for low, high in ranges for edge in (low, high + 1)} | {0})
-        numbers: dict[tuple[bool, ...], int] = {}
-        self._cells = [-1]
-        for edge in edges:
-            mine = tuple([contains(ranges, edge) for ranges in self._networks])
-            self._cells.append(numbers.setdefault(mine, len(numbers)))
-        self._edges = edges
-
-    def _port_cell(self, port: int) -> tuple[bool, ...] | None:
-        if port in self._pinned_ports:
-            return None
-        return tuple([low <= port <= high for low, high in self._ports])
-
-    def is_twin(self, key: object, cone: Cone) -> bool:
-        """Whether a model with this key has the same rules."""
-        return any(template.text % template.pick(cone.values) == cone.text for template in self._templates.get(key, ()))
-
-    def learn(self, key: object, cone: Cone) -> None:
-        """Take a Service port that was walked and found right as a model."""
-        templates = self._templates.setdefault(key, [])
-        if len(templates) < 8 and (template := _template(cone)) is not None:
-            templates.append(template)
+        here = tuple([where in ask.local for where in cone.destinations])
+        return (ask.proto, ask.kinds, ask.affinity, cone.more, here, cells)
 
 
-def _template(cone: Cone) -> _Template | None:
+def _template(cone: Cone) -> Template | None:
     """The cone with placeholders for its own values; None when that does not give the cone back."""
     index = {}
     for position, value in enumerate(cone.values):
@@ -342,7 +284,7 @@ def _template(cone: Cone) -> _Template | None:
         return "%s"
 
     text = pattern.sub(replace, cone.text.replace("%", "%%"))
-    if len(order) < 2:
-        return None
-    template = _Template(text=text, pick=itemgetter(*order))
+    if len(order) < 2 or _OWN_NAME.search(text):
+        return None  # rules that lead on to another Service's chains: what stands there is not part of the template
+    template = Template(text=text, pick=itemgetter(*order), count=len(cone.values))
     return template if template.text % template.pick(cone.values) == cone.text else None
