@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, overload
@@ -115,6 +115,10 @@ class LazyRows(Sequence[EndpointRow]):
         if self._rows is None:
             self._rows = self._make()
         return self._rows
+
+    def __iter__(self) -> Iterator[EndpointRow]:
+        """Once through all rows; what is only walked through is not kept."""
+        return iter(self._make() if self._rows is None else self._rows)
 
     @overload
     def __getitem__(self, index: int) -> EndpointRow: ...

@@ -158,14 +158,21 @@ def lists(report: Report) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
 
 
 def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
-    """The report as JSON, indented, list entry by list entry."""
+    """The report as JSON, indented, list entry by list entry; of the many endpoints each is one line."""
     encode = json.JSONEncoder(indent=2, ensure_ascii=options.ascii_only).encode
+    flat = json.JSONEncoder(ensure_ascii=options.ascii_only).encode
     yield json_safe(encode(envelope(report))).removesuffix("\n}")
     for name, entries in lists(report):
         yield f',\n  "{name}": ['
         comma = ""
         for entry in entries:
-            yield comma + "\n    " + json_safe(encode(entry)).replace("\n", "\n    ")
+            endpoints = entry.get("endpoints")
+            text = encode({**entry, "endpoints": []} if endpoints else entry).replace("\n", "\n    ")
+            if endpoints:
+                # In a string a quote is never bare, so these words stand only between two endpoints.
+                lines = flat(endpoints).replace('}, {"pod": ', '},\n        {"pod": ')
+                text = text.replace('"endpoints": []', f'"endpoints": [\n        {lines[1:-1]}\n      ]', 1)
+            yield comma + "\n    " + json_safe(text)
             comma = ","
         yield "\n  ]" if comma else "]"
     if report.shard is not None:

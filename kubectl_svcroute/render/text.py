@@ -38,6 +38,8 @@ def json_safe(document: str) -> str:
 
     `json.dumps` escapes C0 controls alone. Outside of strings JSON is ASCII, so what is found here stands in a string.
     """
+    if document.isascii() and "\x7f" not in document:
+        return document  # JSON has no other control character than its line ends
     return _UNSAFE.sub(lambda m: m[0] if m[0] == "\n" else "".join(f"\\u{unit:04x}" for unit in _utf16(m[0])), document)
 
 
