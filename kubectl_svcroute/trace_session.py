@@ -17,6 +17,7 @@ from .model.snapshot import ApiObjects, NodeDump, NodeHandle, NodeOutcome
 from .model.trace import Trace
 from .options import Output, Settings, settings
 from .output_file import write_file
+from .settling import PATIENCE
 from .trace import Question, Tracer
 
 if TYPE_CHECKING:
@@ -150,35 +151,51 @@ def _second_look(
     question: Question,
     read: Callable[[str, Tracer], NodeOutcome],
 ) -> Trace:
-    """The API and the node were read at different moments: a difference counts when it stays (design.md, section 7)."""
-    from .collect.refresh import changed_services  # noqa: PLC0415
+    """The API and the node were read at different moments: a difference counts when it stays (design.md, section 7).
+
+    It stays when the node differed at every reading for --settle, in this way at the last two of them, and the Service did not
+    change in that time; the same rule as an audit's (settling.py).
+    """
+    from .collect.refresh import changed_services, refresh  # noqa: PLC0415
 
     click.echo(f"{trace.node} differs from the API; looking again for up to {found.settle:g} s", err=True)
-    started = time.monotonic()
-    look, same = 0, 0
-    while True:
-        time.sleep(_PAUSES[min(look, len(_PAUSES) - 1)])
+    mine = frozenset({question.service})
+    started = quiet = time.monotonic()
+    look, trouble = 0, ""
+    while time.monotonic() - started < PATIENCE * found.settle:
+        time.sleep(min(_PAUSES[min(look, len(_PAUSES) - 1)], found.settle))
         look += 1
-        before, objects = objects, session._collect(api, found)
-        tracer = Tracer(objects, question, origin=trace.origin)
-        again = tracer.trace(read(trace.node, tracer))
-        if not again.differs:
-            return again
-        same = same + 1 if _findings(again) == _findings(trace) else 0
-        trace = again
-        past = time.monotonic() - started >= found.settle
-        if past and (same or look > 2 * len(_PAUSES) + found.settle):
-            moving = changed_services(before, objects) | changed_services(objects, session._collect(api, found))
-            return _moving(trace) if question.service in moving or not same else trace
+        try:
+            before, objects = objects, refresh(api, objects, mine)
+            moved = changed_services(before, objects)
+            if moved:
+                quiet = time.monotonic()
+            tracer = Tracer(objects, question, origin=trace.origin)
+            again = tracer.trace(read(trace.node, tracer))
+            if not again.differs:
+                return again
+            same, trace = not moved and _findings(again) == _findings(trace), again
+            if same and time.monotonic() - quiet >= found.settle:
+                # What moved during the reading is neither right nor wrong yet: only a listing after it tells.
+                before, objects = objects, refresh(api, objects, mine)
+                if not changed_services(before, objects):
+                    return trace
+                quiet = time.monotonic()
+            trouble = ""
+        except CollectError as error:
+            trouble = str(error)
+    return _moving(trace, trouble)
 
 
 def _findings(trace: Trace) -> set[tuple[str, str]]:
     return {(f.code, f.message) for f in (*trace.findings, *trace.beside)}
 
 
-def _moving(trace: Trace) -> Trace:
-    """What was still changing is neither right nor wrong."""
+def _moving(trace: Trace, trouble: str) -> Trace:
+    """What was still changing, or could not be looked at again, is neither right nor wrong."""
     reason = "its objects changed while the node was read; run again, or with a longer --settle"
+    if trouble:
+        reason = f"it differed, and the API could not be read a second time ({trouble})"
     unverified = Unverified(code="SR908", node=trace.node, service=trace.service, reason=reason)
     return replace(trace, findings=(), beside=(), unverified=(*trace.unverified, unverified))
 

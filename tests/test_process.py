@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,26 +109,38 @@ def test_a_rule_that_comes_back_is_no_finding(cluster: Cluster) -> None:
     rules = cluster.healthy.run("iptables-nft-save", "-t", "nat").splitlines()
     first = next(line for line in rules if line.startswith(f"-A {chain} ") and "KUBE-SEP" in line)
     cluster.healthy.run("iptables-nft", "-t", "nat", "-D", chain, "2")
-    command = [*cluster.command("kuard", nodes=(FIRST,)), "--settle", "20s"]
+    command = [*cluster.command("kuard", nodes=(FIRST,)), "--settle", "20s", "-v"]
     env = {**os.environ, "HOME": str(cluster.folder), "NO_COLOR": "1"}
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-    time.sleep(3)
+    looked = until(running, "looking again")
     parts = first.split('--comment "')[1].split('" ')
     cluster.healthy.run("iptables-nft", "-t", "nat", "-I", chain, "2", "-m", "comment", "--comment", parts[0], *parts[1].split())
     out, err = running.communicate(timeout=100)
-    assert running.returncode == 0, out + err
+    assert running.returncode == 0, out + looked + err
+
+
+def until(running: subprocess.Popen[str], word: str) -> str:
+    """Wait until a program says something on stderr; returns what it said up to there."""
+    assert running.stderr is not None
+    said = ""
+    for line in iter(running.stderr.readline, ""):
+        said += line
+        if word in line:
+            return said
+    raise AssertionError(f"it ended without {word!r}: {said}")
 
 
 def test_an_interrupt_ends_it_with_130(cluster: Cluster) -> None:
     """Ctrl-C while the second look waits: status 130, and what was read so far is reported."""
-    command = [*cluster.command("kuard"), "--settle", "60s"]
+    command = [*cluster.command("kuard"), "--settle", "60s", "-v"]
     env = {**os.environ, "HOME": str(cluster.folder), "NO_COLOR": "1"}
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-    time.sleep(6)
+    until(running, "looking again")
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130, out + err
     assert "kuard" in out
+    assert "interrupted before it was looked at a second time; seen: SR201" in " ".join(out.split())
     assert "Traceback" not in err
 
 

@@ -501,7 +501,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
 
         clock = iter(range(0, 1000, 4))
         monkeypatch.setattr(session, "_cluster", fake)
-        monkeypatch.setattr(session, "_collect", lambda *_: api)
+        monkeypatch.setattr("kubectl_svcroute.collect.refresh.refresh", lambda _api, before, _services: before)
         monkeypatch.setattr(trace_session.time, "sleep", lambda _: None)
         monkeypatch.setattr(trace_session.time, "monotonic", lambda: float(next(clock)))
         return reader

@@ -614,7 +614,7 @@ def test_both_streams_full(ssh_lab: SshLab) -> None:
 
 def test_a_session_that_is_killed(ssh_lab: SshLab) -> None:
     """A connection that breaks in the middle of the output is a reason, never a dump."""
-    node = sick(ssh_lab, "killed", "echo some output; kill -9 $PPID; sleep 5")
+    node = sick(ssh_lab, "killed", "echo some output; kill -9 $PPID; sleep 1")
     said = reason(read(ssh_lab, node))
     assert "exit status" in said or "connection broke" in said
 
