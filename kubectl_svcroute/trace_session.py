@@ -18,7 +18,8 @@ from .model.trace import Trace
 from .options import Output, Settings, settings
 from .output_file import write_file
 from .settling import PATIENCE
-from .trace import Question, Tracer
+from .trace import Tracer
+from .trace_ask import Question
 
 if TYPE_CHECKING:
     from .collect.kube import KubeApi

@@ -23,7 +23,8 @@ from kubectl_svcroute.errors import UsageError
 from kubectl_svcroute.model.routes import Client
 from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump, NodeHandle, Snapshot, Unreachable
 from kubectl_svcroute.model.trace import Branch, Hop, Role, Trace
-from kubectl_svcroute.trace import Question, Tracer
+from kubectl_svcroute.trace import Tracer
+from kubectl_svcroute.trace_ask import Question
 from kubectl_svcroute.trace_words import asks, destination
 
 KUBE = "v1.36-iptables-nft"
