@@ -203,6 +203,10 @@ class Lab:
         tool = f"{'ip6' if family == 6 else 'ip'}tables-{self.flavour}-save"
         return self.node.must([tool, "-c"] if counters else [tool])
 
+    def listing(self) -> str:
+        """nftables rules as text, for those who read that."""
+        return self.node.must(["nft", "list", "ruleset"])
+
     def refusals(self, family: int) -> int:
         """How many errors the node has made: of unreachability, and TCP resets by rules."""
         with self.node.inside():

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from captured import capture
-
 from kubectl_svcroute.expect.routes import LOOPBACK, NodeView, detector_of, never_clients, plan_service
 from kubectl_svcroute.expect.versions import behaviour
-from kubectl_svcroute.model.net import Frontend
+from kubectl_svcroute.model.net import Frontend, FrontendKind
 from kubectl_svcroute.model.plan import Expectation
 from kubectl_svcroute.model.ranges import ALL, Ranges, network, number, single, subtract, union
 from kubectl_svcroute.model.routes import Client
@@ -26,7 +24,13 @@ from kubectl_svcroute.observe.packet import Interface, NodeContext
 from kubectl_svcroute.parse.iptables_save import parse_iptables_save
 from kubectl_svcroute.parse.kube_objects import parse_cluster
 from kubectl_svcroute.parse.nft_json import parse_nft_json
+from kubectl_svcroute.parse.nft_text import parse_nft_text
 from kubectl_svcroute.parse.proxy_config import version_of
+
+from .crowd import folder as snapshot_folder
+
+
+_UNUSED = 6
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,10 @@ class Case:
     questions: tuple[Question, ...]
 
     def asker(self, text: str) -> Asker:
-        """The walker over rules of this node."""
+        """The walker over rules of this node; nftables' as JSON or as text, whichever it is."""
         patterns = frozenset([self.pattern]) if self.pattern else frozenset()
         if self.mode == "nftables":
-            hooks = nft_chains(parse_nft_json(text), self.family)
+            hooks = nft_chains((parse_nft_json if text.startswith("{") else parse_nft_text)(text), self.family)
         else:
             hooks = base_chains(parse_iptables_save(text, family=self.family))
         return Asker(
@@ -97,13 +101,13 @@ def _api(folder: Path) -> Mapping[str, object]:
 
 def api_objects(name: str) -> ApiObjects:
     """The API's side of a capture."""
-    return ApiObjects(objects=dict(_api(capture(name))))
+    return ApiObjects(objects=dict(_api(snapshot_folder(name))))
 
 
 @cache
 def nodes(name: str) -> tuple[str, ...]:
     """The nodes of a capture."""
-    return tuple(sorted(path.name for path in (capture(name) / "nodes").iterdir()))
+    return tuple(sorted(path.name for path in (snapshot_folder(name) / "nodes").iterdir()))
 
 
 @cache
@@ -111,13 +115,13 @@ def mode_of(name: str) -> str:
     """`legacy` or `nft` iptables, or `nftables`: what to load a capture's rules with."""
     if "nftables" in name:
         return "nftables"
-    return "nft" if json.loads((capture(name) / "cluster.json").read_text()).get("iptables_backend") == "nft" else "legacy"
+    return "nft" if json.loads((snapshot_folder(name) / "cluster.json").read_text()).get("iptables_backend") == "nft" else "legacy"
 
 
 @cache
 def case(name: str, node_name: str, family: int = 4) -> Case:
     """A node of a capture, and what to ask it."""
-    folder = capture(name)
+    folder = snapshot_folder(name)
     cluster = parse_cluster(api_objects(name))
     mode = mode_of(name)
     node = next(n for n in cluster.nodes if n.name == node_name)
@@ -145,6 +149,12 @@ def case(name: str, node_name: str, family: int = 4) -> Case:
         for plan in plan_service(service, slices, view):
             for e in plan.expectations:
                 questions.append(Question(e.frontend, e.client, e.sources, e.from_node, e))
+    # A port that no Service has: rejected by some versions, passed by others, and never anybody's. One client each.
+    plain = {(q.frontend.address, q.client): q for q in questions if q.frontend.kind is FrontendKind.CLUSTER_IP}
+    for turn, address in enumerate(dict.fromkeys(address for address, _ in plain)):
+        q = plain.get((address, (Client.POD, Client.OUTSIDE, Client.NODE)[turn % 3]))
+        if q is not None:
+            questions.append(replace(q, frontend=q.frontend._replace(port=_UNUSED), expectation=None))
     # nft 1.0.6 loses a set's `dynamic` in JSON, and could not load what it printed: text is loaded, JSON is walked.
     file = "nft-ruleset.txt" if mode == "nftables" else "ip6tables-save.txt" if six else "iptables-save.txt"
     return Case(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from captured import capture
+from typing import Any
 
 from kubectl_svcroute.model.node_result import NodeResult
 from kubectl_svcroute.model.ranges import ALL, Ranges, network, number, union
@@ -15,6 +15,7 @@ from kubectl_svcroute.model.report import Severity
 from kubectl_svcroute.model.snapshot import NodeDump
 from kubectl_svcroute.model.ways import Observed
 
+from .crowd import crowd_of, folder
 from .judge import Disagreement, Figures, Judge
 from .lab import Lab, LoadError
 from .mutate import Mutator, World
@@ -49,10 +50,15 @@ class Bench:
         self.way = [pair for pair in ways if pair[0] in ("nat", "filter")]
 
     @classmethod
-    def of(cls, name: str, node: str, family: int, figures: Figures) -> Bench:
-        """A bench with a lab of its own."""
+    def of(cls, name: str, node: str, family: int, figures: Figures, flavour: str = "") -> Bench:
+        """A bench with a lab of its own; `flavour`: another backend than the capture's own."""
         one = case(name, node, family)
-        return cls(one, Lab(mode_of(name), one.addresses, one.pod_cidrs), figures)
+        return cls(one, Lab(flavour or mode_of(name), one.addresses, one.pod_cidrs), figures)
+
+    @property
+    def name(self) -> str:
+        """Capture, node, family and what the rules are loaded with."""
+        return f"{self.case.name}/{self.case.node}/{self.case.family} ({self.lab.flavour})"
 
     def trial(self, seed: int, *, questions: int = 30) -> Trial:
         """Make the rule set of a seed, load it, and hold walker and kernel against each other."""
@@ -63,7 +69,7 @@ class Bench:
         else:
             mutator = Mutator(self.text, self.world, rng, self.way)
         edits = mutator.run()
-        name = f"{self.case.name}/{self.case.node}/{self.case.family} seed {seed}"
+        name = f"{self.name} seed {seed}"
         try:
             self.lab.load(mutator.render(), self.case.family)
         except LoadError as error:
@@ -71,6 +77,7 @@ class Bench:
             return Trial(name, edits, refused=str(error))
         self.figures.rule_sets += 1
         text = self.lab.save(self.case.family)
+        plain = self.lab.listing() if self.case.mode == "nftables" else ""
         asker = self.case.asker(text)
         picked = self.pick(mutator.touched, rng, questions)
         # What every question comes to is asked too, for the few that the edits reach by ways that no name tells.
@@ -80,7 +87,16 @@ class Bench:
         asked = [(self.baseline[i][0], self.case.ask(asker, self.baseline[i][0])) for i in picked]
         moved = [i for i, (_, now) in zip(picked, asked, strict=True) if outline(now) != outline(self.baseline[i][1])]
         disagreements = judge.check(asked, also)
-        return Trial(name, edits, text=text, disagreements=disagreements, picked=picked, moved=moved, judge=judge, also=also)
+        trial = Trial(
+            name, edits, text=text, plain=plain, disagreements=disagreements, picked=picked, moved=moved, judge=judge, also=also
+        )
+        if plain:
+            reader = self.case.asker(plain)
+            for question, now in asked:
+                if outline(self.case.ask(reader, question)) != outline(now):
+                    trial.apart.append(str(question))
+                    self.figures.apart += 1
+        return trial
 
     def pick(self, touched: list[str], rng: random.Random, most: int) -> list[int]:
         """Questions that go through what was edited, and some others."""
@@ -109,6 +125,10 @@ class Trial:
     edits: list[str]
     refused: str = ""
     text: str = ""
+    plain: str = ""
+    """nftables: the same rules as `nft list ruleset` prints them."""
+    apart: list[str] = field(default_factory=list)
+    """Questions whose answer from JSON and from text is not the same."""
     disagreements: list[Disagreement] = field(default_factory=list)
     picked: list[int] = field(default_factory=list)
     moved: list[int] = field(default_factory=list)
@@ -117,7 +137,7 @@ class Trial:
     also: Ranges = ()
 
     def __str__(self) -> str:
-        return "\n  ".join([self.name, *self.edits, *(str(d) for d in self.disagreements)])
+        return "\n  ".join([self.name, *self.edits, *(str(d) for d in self.disagreements), *(f"JSON and text differ: {q}" for q in self.apart)])
 
 
 def outline(observed: Observed) -> object:
@@ -166,8 +186,13 @@ def world_of(one: Case, text: str) -> World:
     )  # fmt: skip
 
 
-def benches(figures: Figures, *, only: tuple[str, ...] = (), nftables: bool = False) -> list[Bench]:
-    """A bench a capture and family: one node each, its lab its own."""
+def benches(
+    figures: Figures, *, only: Sequence[str] = (), nftables: bool = False, crowds: bool = False, backends: Sequence[str] = ()
+) -> list[Bench]:
+    """A bench a capture and family: one node each, its lab its own; where `backends` are given, one for each of these.
+
+    `crowds`: captures grown by many Services that are alike, instead of the captures.
+    """
     from captured import CAPTURES
 
     found = []
@@ -175,10 +200,17 @@ def benches(figures: Figures, *, only: tuple[str, ...] = (), nftables: bool = Fa
         if (mode_of(name) == "nftables") is not nftables or (only and name not in only):
             continue
         node = nodes(name)[zlib.crc32(name.encode()) % len(nodes(name))]
-        for family in (4, 6):
-            if case(name, node, family).questions:
-                found.append(Bench.of(name, node, family, figures))
+        for family in (4,) if crowds else (4, 6):
+            grown = crowd_of(name) if crowds else name
+            if case(grown, node, family).questions:
+                found += [Bench.of(grown, node, family, figures, backend) for backend in backends or ("",)]
     return found
+
+
+def told(result: NodeResult) -> object:
+    """What the audit says, without how it came to it."""
+    findings = sorted((f.code, f.service or "", f.frontend or "", f.client or "", f.message, f.count) for f in result.findings)
+    return findings, sorted((u.code, u.service or "", u.reason) for u in result.unverified)
 
 
 @dataclass
@@ -186,6 +218,8 @@ class Auditor:
     """The audit of one node of a capture, its rules replaced."""
 
     case: Case
+    thorough: bool = False
+    """Ask the audit that walks everything too: its short cuts may not hide anything."""
 
     def __post_init__(self) -> None:
         from kubectl_svcroute.audit import Audit
@@ -194,13 +228,37 @@ class Auditor:
         from .questions import api_objects
 
         self.audit = Audit(api_objects(self.case.name), Selection())
-        folder = capture(self.case.name) / "nodes" / self.case.node
-        self.files = {path.name: path.read_text() for path in folder.iterdir()}
+        self.slow = Audit(api_objects(self.case.name), Selection(), thorough=True) if self.thorough else None
+        place = folder(self.case.name) / "nodes" / self.case.node
+        self.files = {path.name: path.read_text() for path in place.iterdir()}
 
-    def of(self, text: str) -> NodeResult:
-        """What the audit makes of the node with other rules in the case's family."""
-        name = "ip6tables-save.txt" if self.case.family == 6 else "iptables-save.txt"
-        return self.audit.node(NodeDump(node=self.case.node, files={**self.files, name: text}))
+    def of(self, trial: Trial) -> tuple[NodeResult, str]:
+        """What the audit makes of the node with a trial's rules, and in what it differs from itself."""
+        if self.case.mode == "nftables":
+            files = {name: text for name, text in self.files.items() if not name.startswith("nft-ruleset")}
+            dump = NodeDump(node=self.case.node, files={**files, "nft-ruleset.json": trial.text})
+            result = self.audit.node(dump)
+            other = self.audit.node(NodeDump(node=self.case.node, files={**files, "nft-ruleset.txt": trial.plain}))
+            if _plainly(result) != _plainly(other):
+                return result, f"JSON and text: {_difference(_plainly(result), _plainly(other))}"
+        else:
+            name = "ip6tables-save.txt" if self.case.family == 6 else "iptables-save.txt"
+            dump = NodeDump(node=self.case.node, files={**self.files, name: trial.text})
+            result = self.audit.node(dump)
+        if self.slow is not None and (walked := told(self.slow.node(dump))) != told(result):
+            return result, f"a short cut: {_difference(told(result), walked)}"
+        return result, ""
+
+
+def _plainly(result: NodeResult) -> object:
+    """What stays the same whether rules were read as JSON or as text: not how they are quoted."""
+    findings = sorted({(f.code, f.service or "", f.node) for f in result.findings})
+    return findings, sorted({(u.code, u.service or "") for u in result.unverified})
+
+
+def _difference(one: Any, other: Any) -> str:
+    first, second = [*one[0], *one[1]], [*other[0], *other[1]]
+    return f"only the one: {[x for x in first if x not in second][:4]}, only the other: {[x for x in second if x not in first][:4]}"
 
 
 def verdict(bench: Bench, trial: Trial, auditor: Auditor) -> str:
@@ -211,18 +269,21 @@ def verdict(bench: Bench, trial: Trial, auditor: Auditor) -> str:
     """
     assert trial.judge is not None
     bench.figures.audited += 1
-    result = auditor.of(trial.text)
+    result, split = auditor.of(trial)
+    if split:
+        bench.figures.splits += 1
+        return f"the audit does not agree with itself, {split}"
     errors = [f for f in result.findings if f.severity is Severity.ERROR]
     quiet = not result.findings and not result.unverified
     changed = ""
     asker = bench.case.asker(trial.text)
-    order = trial.moved if not errors else list(dict.fromkeys([*trial.moved, *range(len(bench.baseline))]))
-    for index in order:
+    # Which questions the edits reach is the walker's word; the kernel's is had on a few that it says are as before, too.
+    for index in range(len(bench.baseline)):
+        if index in trial.picked and index not in trial.moved:
+            continue  # asked already, and the kernel does what it did before
         question, before = bench.baseline[index]
         now = bench.case.ask(asker, question)
-        if index not in trial.moved and outline(now) == outline(before):
-            continue
-        if allowed(question, now):
+        if outline(now) == outline(before) or allowed(question, now):
             continue
         if what := trial.judge.kernel_differs(question, before, now, trial.also):
             changed = f"{question}: {what}"
@@ -232,6 +293,8 @@ def verdict(bench: Bench, trial: Trial, auditor: Auditor) -> str:
         if quiet:
             bench.figures.false_greens += 1
             return f"false green: {changed}"
+        if not errors and not result.unverified:
+            bench.figures.mild[", ".join(sorted({f.code for f in result.findings}))] += 1
     elif errors:
         bench.figures.codes.update({f.code for f in errors})
         asked = {str(question.frontend) for question, _ in bench.baseline}
