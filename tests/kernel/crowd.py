@@ -7,7 +7,6 @@ The copies' chains have the names that kube-proxy would give them. What comes ou
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -49,7 +48,7 @@ def folder(name: str) -> Path:
         scratch = Path(tempfile.mkdtemp(dir=source.parent, prefix="unpacking-"))
         try:
             _make(source, scratch / "made")
-            os.rename(scratch / "made", target)
+            (scratch / "made").rename(target)
         except OSError:
             if not target.is_dir():  # of two processes that make it at once, one comes second
                 raise
@@ -130,13 +129,12 @@ def _copies(index: int, services: list[dict[str, Any]], slices: list[dict[str, A
             words.update({f"{kind}-{old_name}": f"{kind}-{new_name}" for kind in ("service", "external")})
             for piece in mine:
                 number = next(p["port"] for p in piece["ports"] if p.get("name", "") == label)
-                for old, other in addresses.items():
+                for pair in addresses.items():
+                    ends = tuple(zip((name, new), pair, strict=True))
                     for colon in (True, False):
-                        old_end, new_end = (
-                            endpoint_hash(namespace, n, label, proto, a, number, colon=colon) for n, a in ((name, old), (new, other))
-                        )
+                        old_end, new_end = (endpoint_hash(namespace, n, label, proto, a, number, colon=colon) for n, a in ends)
                         words[f"KUBE-SEP-{old_end}"] = f"KUBE-SEP-{new_end}"
-                    old_end, new_end = (nft_endpoint(namespace, n, label, proto, a, number) for n, a in ((name, old), (new, other)))
+                    old_end, new_end = (nft_endpoint(namespace, n, label, proto, a, number) for n, a in ends)
                     words[f"endpoint-{old_end}"] = f"endpoint-{new_end}"
         words.update({str(old): str(other) for old, other in node_ports.items()})
         yield _Copy(namespace, name, new, words, cluster_ip, node_ports)

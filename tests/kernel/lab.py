@@ -14,6 +14,7 @@ lab never waits for a packet that does not come.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import socket
@@ -26,6 +27,8 @@ from typing import NamedTuple
 
 from . import wire
 from .netns import Namespace, Netfilter
+
+_libc = ctypes.CDLL(None)
 
 TABLES = {
     "raw": ("PREROUTING", "OUTPUT"),
@@ -81,8 +84,8 @@ class Lab:
     addresses: tuple[str, ...]
     """The node's own, of both families."""
     pod_cidrs: tuple[str, ...] = ()
-    lists: list[str] = field(default_factory=list)
-    """nftables: `ip kube-proxy NAME` of every set that remembers clients."""
+    lists: list[tuple[str, str, str]] = field(default_factory=list)
+    """nftables: family, table and name of every set that remembers clients."""
     loaded: int = 0
     sent: int = 0
     _number: int = 0
@@ -233,8 +236,7 @@ class Lab:
     def forget_clients(self) -> None:
         """Forget the clients of affinity lists; far cheaper than to forget connections, which new ports make needless."""
         if self.flavour == "nftables":
-            if self.lists:
-                self.node.must(["nft", "-f", "-"], "".join(f"flush set {name}\n" for name in self.lists))
+            self.netfilter.flush_sets(self.lists)
             return
         with self.node.inside():
             recent = Path("/proc/thread-self/net/xt_recent")
@@ -248,7 +250,9 @@ class Lab:
         """Send packets, one after the other, and say what became of each."""
         outcomes: list[Outcome] = []
         before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {min(before)})
+        # The processor that this runs on already: to be moved costs more than to send.
+        here = _libc.sched_getcpu()
+        os.sched_setaffinity(0, {here} if here in before else {min(before)})
         try:
             for start in range(0, len(probes), _BATCH):
                 outcomes += self._batch(probes[start : start + _BATCH])
@@ -355,15 +359,15 @@ def complete(text: str) -> str:
     return text + "".join(missing)
 
 
-def _dynamic_sets(text: str) -> list[str]:
-    found, table, name = [], "", ""
+def _dynamic_sets(text: str) -> list[tuple[str, str, str]]:
+    found, family, table, name = [], "", "", ""
     for line in text.splitlines():
         if line.startswith("table "):
-            table = line[6:].rstrip(" {")
+            family, table = line.split()[1:3]
         elif line.startswith("\tset "):
             name = line[5:].rstrip(" {")
         elif "flags" in line and "dynamic" in line:
-            found.append(f"{table} {name}")
+            found.append((family, table, name))
     return found
 
 

@@ -385,6 +385,10 @@ def negate(m: Mutator) -> str:
 
 def insert(m: Mutator) -> str:
     table, name = m.chain()
+    if m.rng.random() < 0.3:
+        # Every hook that a packet goes through is on its way, whether kube-proxy has rules there or not.
+        table = m.rng.choice(("raw", "mangle", "filter", "security"))
+        name = m.rng.choice(_HOOKED[table])
     mine = m.rules.rules[table][name]
     rule = m.foreign(table, name)
     if not rule:

@@ -178,6 +178,84 @@ def change_element(m: NftMutator) -> str:
     return f"{old} => {new or 'gone'}"
 
 
+def retarget(m: NftMutator) -> str:
+    """A jump or goto, or a verdict within a rule, that leads to another chain or ends."""
+    chains = [line.split()[1] for line in m.lines if line.startswith("\tchain ")]
+    like = [c for c in chains if c.startswith(("service-", "endpoint-", "external-", "local-", "mark-for", "reject-", "nodeport"))]
+
+    def new(line: str) -> str:
+        found = list(re.finditer(r"\b(?:jump|goto) [^\s,}]+", line))
+        if not found:
+            return line
+        one = m.rng.choice(found)
+        other = m.rng.choice([*(f"{m.rng.choice(('jump', 'goto'))} {m.rng.choice(like)}" for _ in range(3)), "return", "accept"])
+        return line[: one.start()] + other + line[one.end() :]
+
+    return m.change(new) if like else ""
+
+
+def change_chance(m: NftMutator) -> str:
+    """Another number of parts, or parts that begin elsewhere: endpoints get more, less, or nothing."""
+    def new(line: str) -> str:
+        kind = m.rng.choice(("mod", "key", "offset"))
+        if kind == "mod":
+            return re.sub(r"(numgen random mod )(\d+)", lambda f: f[1] + str(max(1, int(f[2]) + m.rng.choice((-1, 1, 2)))), line)
+        if kind == "offset":
+            return re.sub(r"(numgen random mod \d+) ", lambda f: f"{f[1]} offset 1 ", line)
+        keys = list(re.finditer(r"(?<=[{,] )\d+(?= : )", line)) if "numgen" in line else []
+        if not keys:
+            return line
+        one = m.rng.choice(keys)
+        return line[: one.start()] + str(len(keys) + m.rng.randint(0, 2)) + line[one.end() :]
+
+    return m.change(new) if any("numgen" in line for line in m.lines) else ""
+
+
+def add_source(m: NftMutator) -> str:
+    def new(line: str) -> str:
+        if f"{m.word} saddr" in line:
+            return re.sub(rf"{m.word} saddr (!= )?\S+ ", "", line, count=1)
+        return f"\t\t{m.word} saddr {m.rng.choice(('', '!= '))}{m.rng.choice(m.world.networks)} {line.strip()}"
+
+    return m.change(new)
+
+
+def empty_chain(m: NftMutator) -> str:
+    at = m.rng.choice(m.rules())
+    name = m.around(at)
+    gone = [n for n in m.rules() if m.around(n) == name]
+    m.touched += [name, *(m.lines[n] for n in gone)]
+    for n in reversed(gone):
+        del m.lines[n]
+    return name
+
+
+def change_policy(m: NftMutator) -> str:
+    found = [n for n, line in enumerate(m.lines) if "policy accept" in line and "type filter" in line]
+    if not found or m.rng.random() < 0.7:
+        return ""
+    at = m.rng.choice(found)
+    m.lines[at] = m.lines[at].replace("policy accept", "policy drop")
+    m.touched.append(m.around(at))
+    return f"{m.around(at)}: policy drop"
+
+
+def foreign_chain(m: NftMutator) -> str:
+    """Another program's chain in kube-proxy's own table, jumped to from one of its rules."""
+    at = m.rng.choice(m.rules())
+    chain = m.around(at)
+    kind = "srcnat" if "masq" in chain or "postrouting" in chain else "filter" if "check" in chain or "filter" in chain else "dstnat"
+    name = f"foreign-{m.rng.randint(0, 999)}"
+    rules = [m.foreign(kind) for _ in range(m.rng.randint(1, 3))]
+    start = next(n for n in range(at, -1, -1) if m.lines[n].startswith("\tchain "))
+    match = f"{m.word} saddr {m.rng.choice(m.world.networks)} " if m.rng.random() < 0.4 else ""
+    jump = f"{match}{m.rng.choice(('jump', 'goto'))} {name}"
+    m.lines.insert(at, "\t\t" + jump)
+    m.lines[start:start] = [f"\tchain {name} {{", *("\t\t" + rule for rule in rules), "\t}"]
+    m.touched += [chain, name, *rules]
+    return f"{chain}: {jump} with {rules}"
+
+
 def insert(m: NftMutator) -> str:
     at = m.rng.choice(m.rules())
     chain = m.around(at)
@@ -210,6 +288,7 @@ def foreign_table(m: NftMutator) -> str:
 
 
 EDITS: Sequence[Callable[[NftMutator], str]] = (
-    delete, delete, duplicate, reorder, change_address, change_port, change_protocol, change_mark, negate, change_element,
-    change_element, insert, insert, insert, foreign_table, foreign_table,
+    delete, delete, duplicate, reorder, reorder, retarget, change_address, change_address, change_port, change_protocol,
+    change_mark, change_chance, add_source, negate, negate, change_element, change_element, change_element, insert, insert,
+    insert, empty_chain, change_policy, foreign_chain, foreign_table, foreign_table,
 )  # fmt: skip

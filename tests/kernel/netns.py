@@ -116,5 +116,31 @@ class Netfilter:
             if error.errno not in (errno.EEXIST, errno.EBUSY):  # nfnetlink_acct.c: it is there
                 raise
 
+    def flush_sets(self, names: Sequence[tuple[str, str, str]]) -> None:
+        """What `nft flush set FAMILY TABLE NAME` does, for many, in one transaction and without a process."""
+        if not names:
+            return
+
+        def message(kind: int, flags: int, number: int, family: int, resource: int, payload: bytes) -> bytes:
+            body = struct.pack("!BBH", family, 0, resource) + payload
+            return struct.pack("=IHHII", 16 + len(body), kind, _REQUEST | flags, number, 0) + body
+
+        # NFNL_MSG_BATCH_BEGIN and _END name the subsystem (10, nf_tables); DELSETELEM (14) without elements empties a set.
+        batch = [message(16, 0, 0, 0, 10, b"")]
+        for number, (family, table, name) in enumerate(names, 1):
+            words = attribute(1, table.encode() + b"\0") + attribute(2, name.encode() + b"\0")
+            batch.append(message(10 << 8 | 14, _ACK, number, {"ip": 2, "ip6": 10, "inet": 1}[family], 0, words))
+        batch.append(message(17, 0, len(names) + 1, 0, 10, b""))
+        self.socket.send(b"".join(batch))
+        answered = 0
+        while answered < len(names):
+            answer, at = self.socket.recv(65536), 0
+            while at < len(answer):
+                size = struct.unpack_from("=I", answer, at)[0]
+                if code := -struct.unpack_from("=i", answer, at + 16)[0]:
+                    raise OSError(code, os.strerror(code))
+                answered += 1
+                at += size + 3 & ~3
+
     def close(self) -> None:
         self.socket.close()

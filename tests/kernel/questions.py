@@ -29,7 +29,6 @@ from kubectl_svcroute.parse.proxy_config import version_of
 
 from .crowd import folder as snapshot_folder
 
-
 _UNUSED = 6
 
 
@@ -115,7 +114,8 @@ def mode_of(name: str) -> str:
     """`legacy` or `nft` iptables, or `nftables`: what to load a capture's rules with."""
     if "nftables" in name:
         return "nftables"
-    return "nft" if json.loads((snapshot_folder(name) / "cluster.json").read_text()).get("iptables_backend") == "nft" else "legacy"
+    made = json.loads((snapshot_folder(name) / "cluster.json").read_text())
+    return "nft" if made.get("iptables_backend") == "nft" else "legacy"
 
 
 @cache

@@ -137,7 +137,8 @@ class Trial:
     also: Ranges = ()
 
     def __str__(self) -> str:
-        return "\n  ".join([self.name, *self.edits, *(str(d) for d in self.disagreements), *(f"JSON and text differ: {q}" for q in self.apart)])
+        apart = [f"JSON and text differ: {question}" for question in self.apart]
+        return "\n  ".join([self.name, *self.edits, *map(str, self.disagreements), *apart])
 
 
 def outline(observed: Observed) -> object:
@@ -258,7 +259,8 @@ def _plainly(result: NodeResult) -> object:
 
 def _difference(one: Any, other: Any) -> str:
     first, second = [*one[0], *one[1]], [*other[0], *other[1]]
-    return f"only the one: {[x for x in first if x not in second][:4]}, only the other: {[x for x in second if x not in first][:4]}"
+    mine, others = [x for x in first if x not in second], [x for x in second if x not in first]
+    return f"only the one: {mine[:4]}, only the other: {others[:4]}"
 
 
 def verdict(bench: Bench, trial: Trial, auditor: Auditor) -> str:
