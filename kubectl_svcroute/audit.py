@@ -125,7 +125,11 @@ class Audit:
         """How this node's kube-proxy is configured; None (with the reason) when its version is not known."""
         config = self.state.config or self._inferred or build_config((0, 0), {})
         cmdline = dump.files.get("kube-proxy-cmdline.txt")
-        if cmdline:
+        if cmdline and not cmdline.endswith(("\n", "\0")):
+            # Cut off, `--cluster-cidr=10.244.0.0/16` may end as another network.
+            reason = "kube-proxy-cmdline.txt stops in the middle of a line"
+            unverified.append(Unverified(code="SR902", node=node.name, reason=reason))
+        elif cmdline:
             config = replace(config, **settings_from_flags(cmdline.replace("\0", "\n").split()))
         configz = dump.files.get("configz.json")
         if configz:

@@ -17,6 +17,7 @@ FULL_AT = 0.9
 
 STUCK = 60.0
 """Seconds that a change may be queued: twice the 30 s of syncPeriod after which a failed sync is tried again."""
+_COUNT = re.compile(r"[0-9]{1,20}")
 
 
 def parse_sysctl(text: str) -> dict[str, str]:
@@ -48,7 +49,7 @@ def sysctls(values: Mapping[str, str], *, families: frozenset[int], localhost_no
         if family in families and values.get(name) == "0":
             yield _of_node("SR605", f"{name} is 0", name, (f"{name} = 0",))
     count, most = values.get("net.netfilter.nf_conntrack_count", ""), values.get("net.netfilter.nf_conntrack_max", "")
-    if count.isdigit() and most.isdigit() and int(most) and int(count) >= FULL_AT * int(most):
+    if _COUNT.fullmatch(count) and _COUNT.fullmatch(most) and int(most) and int(count) >= FULL_AT * int(most):
         severity = Severity.ERROR if int(count) >= int(most) else None
         yield _of_node(
             "SR602",
@@ -85,13 +86,14 @@ def health(text: str) -> Iterator[Observation]:
     """
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ParseError(f"not JSON ({error})") from error
     if not isinstance(document, dict) or "lastUpdated" not in document:
         raise ParseError("not the answer of kube-proxy's /healthz")
+    families = document.get("status")
     unhealthy = [
         name
-        for name, status in sorted((document.get("status") or {}).items())
+        for name, status in sorted(families.items() if isinstance(families, dict) else ())
         if isinstance(status, dict) and status.get("healthy") is False
     ]
     if document.get("healthy") is False or unhealthy:

@@ -361,6 +361,8 @@ def _object(source: _Source, name: str) -> dict[str, Any]:
         raise SnapshotError(f"{source.label}: {name}: not JSON: {error.msg} at {place}") from error
     except RecursionError as error:
         raise SnapshotError(f"{source.label}: {name}: not JSON of the API: nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise SnapshotError(f"{source.label}: {name}: not JSON of the API: {error}") from error
     if not isinstance(found, dict):
         raise SnapshotError(f"{source.label}: {name}: not an object of the API")
     return found

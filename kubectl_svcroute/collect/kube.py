@@ -173,7 +173,7 @@ class KubeApi:
         response = self._request(path, params or {}, "application/json")
         try:
             return json.loads(response)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CollectError(
                 f"{self.server}{path}: the answer is no JSON: is this the address of an API server, or of a proxy?"
             ) from error
@@ -622,7 +622,7 @@ def _status(body: bytes) -> dict[str, Any]:
     """The Status object of an error, as far as there is one."""
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -293,7 +293,7 @@ def _exit_status(status: bytes) -> int:
             if cause.get("reason") == "ExitCode":
                 return int(cause["message"])
         message = one_line(str(said.get("message") or said.get("reason") or "unknown"))
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         shown = one_line(status.decode("utf-8", "replace"), 120)
         raise CollectError(f"the command's status is not understood: {shown}") from None
     if "executable file not found" in message or "no such file or directory" in message:
@@ -306,7 +306,7 @@ def _refused(error: Any, pod: ProxyPod) -> str:
     body = error.resp_body or b""
     try:
         said = str(json.loads(body).get("message") or "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         said = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
     said = one_line(said, 200)
     if error.status_code == 403:

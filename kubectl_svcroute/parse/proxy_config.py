@@ -20,7 +20,7 @@ Settings = dict[str, Any]
 
 def version_of(text: str) -> tuple[int, int] | None:
     """(1, 36) of `v1.36.2`, `1.36.2-gke.100`, `registry.k8s.io/kube-proxy:v1.36.2@sha256:…`; None when none is there."""
-    found = re.search(r"(?:^|[:v])v?(\d+)\.(\d+)(?:\.|$|[^\d])", text)
+    found = re.search(r"(?:^|[:v])v?(\d{1,4})\.(\d{1,4})(?:\.|$|[^\d])", text, re.ASCII)
     return (int(found[1]), int(found[2])) if found else None
 
 
@@ -44,7 +44,7 @@ def settings_from_configz(text: str, *, source: str) -> Settings:
     """Read the answer of `/configz`. Raises ParseError when it is not that."""
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ParseError(f"{source}: not JSON ({error})") from error
     inner = document.get("kubeproxy.config.k8s.io") if isinstance(document, dict) else None
     if not isinstance(inner, dict):
@@ -87,7 +87,7 @@ def _settings(document: Mapping[str, Any], source: str) -> Settings:
     found["masquerade_all"] = bool(backend.get("masqueradeall") or linux.get("masqueradeall") or False)
     bit = backend.get("masqueradebit")
     if bit is not None:
-        if not isinstance(bit, int) or not 0 <= bit <= 31:
+        if not isinstance(bit, int) or isinstance(bit, bool) or not 0 <= bit <= 31:
             raise ParseError(f"{source}: masqueradeBit {bit} is no bit of a mark")
         found["masquerade_bit"] = bit
     if (localhost := iptables.get("localhostnodeports")) is not None:
@@ -103,17 +103,26 @@ def _settings(document: Mapping[str, Any], source: str) -> Settings:
     return found
 
 
+_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|m|us|µs|ns|s)")
+_DURATION = re.compile(rf"\+?(?:{_PART.pattern})+")
+_LONGEST = 1e10
+"""Seconds: longer than a Go duration can be, which ends at 292 years."""
+
+
 def duration(value: Any) -> float | None:
     """Seconds of a Go duration (`30s`, `1m30s`), of its nanoseconds, or of `{"Duration": ...}`; None when there is none."""
     if isinstance(value, dict):
         value = value.get("duration")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value / 1e9 or None
+        return value / 1e9 or None if 0 <= value < _LONGEST * 1e9 else None
     if not isinstance(value, str):
         return None
     units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-    parts = re.findall(r"([\d.]+)(h|ms|m|us|µs|ns|s)", value)
-    return sum(float(number) * units[unit] for number, unit in parts) or None
+    if not _DURATION.fullmatch(value):
+        return None
+    parts = _PART.findall(value)
+    seconds = sum(float(number) * units[unit] for number, unit in parts)
+    return seconds or None if seconds < _LONGEST else None
 
 
 _FLAGS = {
@@ -146,7 +155,7 @@ def settings_from_flags(words: Sequence[str]) -> Settings:
             found[field] = tuple(part for part in value.split(",") if part)
         elif field in ("masquerade_all", "localhost_node_ports"):
             found[field] = value.lower() != "false"
-        elif field == "masquerade_bit" and value.isdigit():
+        elif field == "masquerade_bit" and re.fullmatch(r"[0-9]{1,2}", value) and int(value) <= 31:
             found[field] = int(value)
         elif field == "feature_gates":
             pairs = (part.partition("=") for part in value.split(",") if part)
