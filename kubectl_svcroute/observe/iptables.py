@@ -249,7 +249,10 @@ class IptablesTable:
             return frame
         verdict = {"ACCEPT": Verdict.ACCEPT, "DROP": Verdict.DROP, "REJECT": Verdict.REJECT}.get(target)
         if verdict is None:
-            verdict = self._translate(rule, packet)
+            try:
+                verdict = self._translate(rule, packet)
+            except (IndexError, ValueError):
+                packet.unknown, verdict = f"{target} with options that iptables would not print", Verdict.UNKNOWN
         done.append((verdict, packet))
         return _END
 

@@ -198,7 +198,7 @@ class _Lines:
                     elements = list(_elements(words).elements)
                     if not words.ended or depth < 0:
                         raise _NotUnderstoodError("something behind the elements")
-                except _NotUnderstoodError as error:
+                except (_NotUnderstoodError, ValueError, RecursionError) as error:
                     raise ParseError(f"elements of {what} that nft would not print: {error}", begun, line) from error
             elif word in ("type", "typeof"):
                 types = tuple(part.strip() for part in rest.partition(" : ")[0].split(" . "))
@@ -323,7 +323,8 @@ def read_line(raw: str) -> tuple[tuple[Statement, ...], str]:
             break
         try:
             found.append(_statement(words))
-        except _NotUnderstoodError:
+        except (_NotUnderstoodError, ValueError, RecursionError):
+            # The last two: a number of thousands of digits, and brackets deeper than Python goes. nft prints neither.
             found.append(Unknown(words.rest(start)))
             break
     return tuple(found), comment

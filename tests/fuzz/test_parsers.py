@@ -1,7 +1,11 @@
-"""No exception but the parser's own, no hang, and nothing that was cut off is taken for the whole."""
+"""No exception but the parser's own, no hang, and nothing that was cut off is taken for the whole.
+
+The same changes on every run; `SVCROUTE_FUZZ=20` makes twenty times as many, and others each time.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +20,17 @@ from .targets import TARGETS, Target, cuts
 
 HANGS_AFTER = 60
 """Seconds: thousands of times what any of these texts needs."""
+
+
+_TIMES = int(os.environ.get("SVCROUTE_FUZZ", "1"))
+
+
+def rules(examples: int) -> settings:
+    """How hypothesis goes about it."""
+    return settings(
+        max_examples=examples * _TIMES, derandomize=_TIMES == 1, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
 
 
 class HungError(BaseException):
@@ -58,7 +73,7 @@ def test_whatever_is_changed_it_is_read_or_refused(target: Target) -> None:
     """Real text with a few things changed: an answer, or the parser's own error."""
     samples = target.samples()
 
-    @settings(max_examples=8 if target.dear else 120, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @rules(4 if target.dear else 60)
     @given(st.integers(0, len(samples) - 1), CHANGES)
     def run(which: int, changes: list[Change]) -> None:
         read(target, apply(samples[which], changes))
@@ -70,7 +85,7 @@ def test_whatever_is_changed_it_is_read_or_refused(target: Target) -> None:
 def test_whatever_it_is_it_is_read_or_refused(target: Target) -> None:
     """The same of text that is nothing real."""
 
-    @settings(max_examples=60, deadline=None, database=None)
+    @rules(40)
     @given(st.text(max_size=200))
     def run(text: str) -> None:
         read(target, text)
@@ -84,7 +99,7 @@ def test_what_was_cut_off_is_refused(target: Target) -> None:
     text = target.samples()[0]
     whole = read(target, text)
     assert not isinstance(whole, type), "the sample itself is refused: nothing would be shown"
-    for at in cuts(text, 150):
+    for at in cuts(text, 90):
         piece = text[:at]
         found = read(target, piece)
         if isinstance(found, type) or (found == whole and not text[at:].strip(" \n\0")):

@@ -11,7 +11,17 @@ from kubectl_svcroute.audit import Audit
 from kubectl_svcroute.checks.node import health, sysctls
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.errors import ParseError
+from kubectl_svcroute.model.net import Frontend, FrontendKind, Protocol
+from kubectl_svcroute.model.nft import Unknown
+from kubectl_svcroute.model.ranges import single
 from kubectl_svcroute.model.snapshot import NodeDump
+from kubectl_svcroute.observe.iptables import base_chains
+from kubectl_svcroute.observe.merge import merge
+from kubectl_svcroute.observe.observe import Asker
+from kubectl_svcroute.observe.packet import Interface, NodeContext
+from kubectl_svcroute.observe.twins import Twins
+from kubectl_svcroute.parse.iptables_save import parse_iptables_save
+from kubectl_svcroute.parse.nft_text import parse_nft_text
 from kubectl_svcroute.parse.proxy_config import duration, settings_from_configz, settings_from_flags, version_of
 from kubectl_svcroute.selection import Selection
 
@@ -61,6 +71,42 @@ def test_counts_in_other_digits_are_no_counts() -> None:
     """`str.isdigit` holds for more than `int` takes."""
     values = {"net.netfilter.nf_conntrack_count": "²", "net.netfilter.nf_conntrack_max": "²"}
     assert list(sysctls(values, families=frozenset([4]), localhost_node_ports=True)) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["DNAT --to-destination", "DNAT --to-destination [fd00::1", "SNAT --to-source", "SNAT --to-source [x", "REDIRECT --to-ports ²",
+     "REDIRECT --to-ports", "MARK --set-xmark x", "MARK --set-xmark", "CONNMARK --mask"],
+)  # fmt: skip
+def test_a_target_that_iptables_would_not_print_is_unverified(options: str) -> None:
+    """The walk comes to it and says that it cannot tell."""
+    chain = "POSTROUTING" if options.startswith("SNAT") else "OUTPUT"
+    text = f"*nat\n:{chain} ACCEPT [0:0]\n-A {chain} -p tcp -j {options}\nCOMMIT\n"
+    asker = Asker(
+        hooks=merge([base_chains(parse_iptables_save(text, family=4))]), context=NodeContext(family=4, local=single(1)),
+        pod_side=Interface(), uplink=Interface(),
+    )  # fmt: skip
+    frontend = Frontend("10.96.0.1", Protocol.TCP, 80, FrontendKind.CLUSTER_IP)
+    observed = asker.ask(frontend, single(1), from_node=True, from_pod=False)
+    assert [atom.unknown_share for atom in observed.atoms] == [1.0]
+
+
+@pytest.mark.parametrize("rule", [f"ip daddr {'9' * 5000} drop", f"th dport {'9' * 5000} drop", f"meta mark {'( ' * 5000}drop"])
+def test_a_rule_of_nftables_that_is_beyond_reading_is_unknown(rule: str) -> None:
+    """It is kept as it stands, and a walk that comes to it says that it cannot tell."""
+    text = f"table ip t {{\n\tchain c {{\n\t\t{rule}\n\t}}\n}}\n"
+    (found,) = parse_nft_text(text).tables["ip", "t"].chains["c"].rules
+    assert isinstance(found.statements[0], Unknown)
+    elements = f"table ip t {{\n\tset s {{\n\t\ttype ipv4_addr\n\t\telements = {{ {'9' * 5000} }}\n\t}}\n}}\n"
+    with pytest.raises(ParseError, match="elements of set s"):
+        parse_nft_text(elements)
+
+
+@pytest.mark.parametrize("rule", ["-A FORWARD -p tcp --dport -j DROP", "-A FORWARD -s", "-A FORWARD -m", "-A FORWARD --dport x"])
+def test_a_rule_that_cannot_be_weighed_turns_the_short_cut_off(rule: str) -> None:
+    """Services are not taken for one another when a rule is not understood that may tell them apart."""
+    text = f"*filter\n:FORWARD ACCEPT [0:0]\n{rule}\nCOMMIT\n*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n"
+    assert not Twins(parse_iptables_save(text, family=4), cells=(), local=single(1)).usable
 
 
 def test_a_command_line_that_was_cut_is_not_used() -> None:
