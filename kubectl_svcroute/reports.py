@@ -35,7 +35,7 @@ def parts_of(text: str, name: str) -> list[Part]:
     if text.lstrip().startswith("{"):
         try:
             return [_part(json.loads(text), name)]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{name}: no whole JSON document: {error}") from error
     return [_part(_yaml(text, name), name)]
 
@@ -43,7 +43,7 @@ def parts_of(text: str, name: str) -> list[Part]:
 def _decoded(text: str, at: int, name: str) -> Any:
     try:
         return json.JSONDecoder().raw_decode(text, at)[0]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{name}: a shard's report begins there and is not whole: {error}") from error
 
 
@@ -52,7 +52,7 @@ def _yaml(text: str, name: str) -> Any:
 
     try:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are the safe one
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{name}: neither JSON nor YAML: {' '.join(str(error).split())[:200]}") from error
 
 

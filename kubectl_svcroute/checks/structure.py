@@ -23,7 +23,7 @@ from .observation import Observation
 _OWN = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-", "KUBE-SEP-")
 _ENTRY = re.compile(
     r"-A \S+ (?:(?P<not>! )?-s \S+ )?(?:-d (?P<ip>[0-9a-f.:]+)/(?:32|128) )?(?:! -i \S+ )?-p (?P<proto>tcp|udp|sctp) "
-    r'(?:-m comment --comment (?P<comment>"(?:[^"\\]|\\.)*"|[^" ]+) )?(?P<rest>.*)-m (?:tcp|udp|sctp) --dport (?P<port>\d+)\b'
+    r'(?:-m comment --comment (?P<comment>"(?:[^"\\]|\\.)*"|[^" ]+) )?(?P<rest>.*)-m (?:tcp|udp|sctp) --dport (?P<port>\d{1,5})\b'
 )
 _TARGET = re.compile(r" -[jg] (\S+)(?: --reject-with \S+)?\Z")
 _NAME = re.compile(r'"?([a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9]*[a-z0-9])?)(?=[: "])')

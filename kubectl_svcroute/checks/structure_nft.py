@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -250,7 +251,7 @@ def _proto(value: object) -> str:
 
 
 def _port(value: object) -> int | None:
-    return int(str(value)) if str(value).isdigit() else None
+    return int(str(value)) if re.fullmatch(r"[0-9]{1,5}", str(value)) else None
 
 
 def _owner(element: Element) -> str | None:

@@ -43,7 +43,7 @@ _MAX_DEPTH = 512
 _BY_ADDRESS = re.compile(r"-A \S+ (?:(?:! )?-s \S+ )?-d ([0-9a-f.:]+)/(?:32|128) ")
 _BY_PORT = re.compile(
     r'-A \S+ (?:(?:! )?-[sd] \S+ )*-p (?:tcp|udp|sctp) (?:-m comment --comment (?:"[^"\\]*"|[^" ]+) )?'
-    r"(?:-m addrtype --dst-type LOCAL )?-m (?:tcp|udp|sctp) --dport (\d+) "
+    r"(?:-m addrtype --dst-type LOCAL )?-m (?:tcp|udp|sctp) --dport (\d{1,5}) "
 )
 
 

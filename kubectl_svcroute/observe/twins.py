@@ -33,7 +33,7 @@ from .cells import PINNED, Cells
 OWN = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-", "KUBE-SEP-")
 _OWN_NAME = re.compile(r"KUBE-(?:SVC|SVL|EXT|XLB|FW|SEP)-\w")
 _ENTRY_PORT = re.compile(
-    r'.*(?<!!) -p (\w+) (?:-m comment --comment (?:"[^"\\]*"|[^" ]+) )?-m \1 --dport (\d+) '
+    r'.*(?<!!) -p (\w+) (?:-m comment --comment (?:"[^"\\]*"|[^" ]+) )?-m \1 --dport (\d{1,5}) '
     r"(?:-m nfacct --nfacct-name +\S+ )?-j (KUBE-[A-Z]+(?:-[A-Z]+|-[A-Z0-9]{16})?)\Z"
 )
 _INTO_OWN = re.compile(r" -[jg] KUBE-(?:SVC|SVL|EXT|XLB|FW|SEP)-")
@@ -137,7 +137,10 @@ class Twins:
         self.usable = "KUBE-SERVICES" in self._nat
         if self.usable:
             self._read_entries()
-            self.usable = self._read_rest(rules) and self.cells.few
+            try:
+                self.usable = self._read_rest(rules) and self.cells.few
+            except (IndexError, ValueError):
+                self.usable = False  # a rule that iptables would not print: whoever walks it says so
 
     def _read_entries(self) -> None:
         for position, rule in enumerate(self._nat["KUBE-SERVICES"]):
@@ -176,6 +179,10 @@ class Twins:
                         return False
         return True
 
+            try:
+                self.usable = self._read_rest(rules) and self.cells.few
+            except (IndexError, ValueError):
+                self.usable = False  # a rule that iptables would not print: whoever walks it says so
     # ---- one Service port ---------------------------------------------------------------------------------------------
 
     def cone(self, ask: Ask) -> Cone | None:

@@ -35,7 +35,7 @@ def sync_state(metrics: str, clock: str) -> SyncState | None:
         except ValueError as error:
             raise ParseError("not a number where kube-proxy prints one", number, line) from error
         (queued if found["queued"] else written)[found["labels"] or ""] = value
-    if not written or not clock.strip().isdigit():
+    if not written or not re.fullmatch(r"[0-9]{1,20}", clock.strip()):
         return None
     pending = [at for labels, at in queued.items() if at > written.get(labels, 0.0)]
     return SyncState(

@@ -25,9 +25,12 @@ from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.collect.known_hosts import KnownHosts, parse_line
 from kubectl_svcroute.collect.node_script import framed, node_dump
 from kubectl_svcroute.errors import CollectError, ParseError, SnapshotError, UsageError
+from kubectl_svcroute.merge import merge
 from kubectl_svcroute.model.nft import NftRules
-from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump
+from kubectl_svcroute.model.shard import ShardOf
+from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump, Unreachable
 from kubectl_svcroute.observe.rules import compile_rule
+from kubectl_svcroute.parse.conntrack import parse_flows
 from kubectl_svcroute.parse.iptables_save import parse_iptables_save
 from kubectl_svcroute.parse.kube_objects import build_config, parse_cluster
 from kubectl_svcroute.parse.mode import node_mode
@@ -41,8 +44,12 @@ from kubectl_svcroute.parse.proxy_config import (
     settings_from_flags,
     version_of,
 )
+from kubectl_svcroute.parse.proxy_metrics import sync_state
+from kubectl_svcroute.render import render
+from kubectl_svcroute.reports import parts_of
 from kubectl_svcroute.selection import Selection
 from kubectl_svcroute.session import matches_selector
+from kubectl_svcroute.shard import PartOf
 
 NONCE = "svcroute-0123456789abcdef"
 
@@ -211,6 +218,18 @@ def _selector(text: str) -> object:
     return matches_selector(text, {"app": "web", "tier": "front"})
 
 
+def _reports() -> list[str]:
+    judge, api = _audit(_OLD), ApiObjects(objects={key: json.loads(text) for key, text in _objects(_OLD).items()})
+    results = [judge.node(Unreachable(node=name, reason="no route")) for name in ("a", "b")]
+    of = PartOf(of=ShardOf(index=1, count=1), origin="here", asked="{}", listed=("a", "b"), api=api, source="snapshot", everybody=True)
+    report = of.report(judge, results)
+    return [render(report, kind) for kind in ("json", "yaml", "shard")]
+
+
+def _parts(text: str) -> object:
+    return merge(parts_of(text, "f"))
+
+
 def _mode(text: str) -> object:
     return node_mode({"iptables-save.txt": text, "nft-tables.json": text, "proxy-mode.txt": text[:40]})
 
@@ -242,6 +261,15 @@ iptables
 --iptables-sync-period=1m30s
 --nodeport-addresses=10.0.0.0/8
 """
+_METRICS = """# TYPE kubeproxy_sync_proxy_rules_last_timestamp_seconds gauge
+kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family="IPv4"} 1.7e+09
+kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"} 1.70000012e+09 1700000200
+1700000300
+"""
+_FLOWS = """\
+udp      17 29 src=10.244.1.5 dst=10.96.0.10 sport=4 dport=53 [UNREPLIED] src=10.244.1.14 dst=10.244.1.5 sport=53 dport=4 mark=0
+ipv6     10 tcp      6 117 TIME_WAIT src=fd00::1 dst=fd00::2 sport=1 dport=2 src=fd00::2 dst=fd00::1 sport=2 dport=1 zone=0 use=2
+"""
 _KNOWN = """host,[a]:22 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHh4
 @cert-authority *.x,!y ssh-rsa AAAAB3NzaC1yc2EAAA==
 |1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHh4
@@ -259,6 +287,9 @@ TARGETS: tuple[Target, ...] = (
     Target("flags", _flags, (ParseError,), lambda: [_FLAGS]),
     Target("sysctl", parse_sysctl, (ParseError,), _texts("sysctl.txt", mode="v1")),
     Target("healthz", lambda text: list(health(text)), (ParseError,), _texts("healthz.json", mode="v1"), whole=True),
+    Target("metrics", lambda text: sync_state(text, text[-12:]), (ParseError,), lambda: [_METRICS]),
+    Target("conntrack", lambda text: list(parse_flows(text.splitlines())), (ParseError,), lambda: [_FLOWS]),
+    Target("reports", _parts, (UsageError,), _reports),
     Target("mode", _mode, (ParseError,), _texts("proxy-mode.txt", mode="v1")),
     Target("node-output", _sections, (CollectError,), _framed, whole=True),
     Target("archive", _archive, (SnapshotError,), _archives, whole=True),

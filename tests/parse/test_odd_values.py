@@ -75,8 +75,8 @@ def test_counts_in_other_digits_are_no_counts() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    ["DNAT --to-destination", "DNAT --to-destination [fd00::1", "SNAT --to-source", "SNAT --to-source [x", "REDIRECT --to-ports ²",
-     "REDIRECT --to-ports", "MARK --set-xmark x", "MARK --set-xmark", "CONNMARK --mask"],
+    ["DNAT --to-destination", "DNAT --to-destination [fd00::1", "SNAT --to-source", "SNAT --to-source [x",
+     "REDIRECT --to-ports ²", "REDIRECT --to-ports", "MARK --set-xmark x", "MARK --set-xmark", "CONNMARK --mask"],
 )  # fmt: skip
 def test_a_target_that_iptables_would_not_print_is_unverified(options: str) -> None:
     """The walk comes to it and says that it cannot tell."""
