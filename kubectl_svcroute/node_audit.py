@@ -32,11 +32,12 @@ from .expect.routes import (
 )
 from .expect.versions import Behaviour, behaviour
 from .model.cluster import Node, ProxyConfig, Service, ServicePort
-from .model.net import Backend, FrontendKind, host_port
+from .model.net import Backend, Frontend, FrontendKind, Protocol, host_port
 from .model.nft import NftRules
 from .model.node_result import NodeResult, ShareKey, SyncState
 from .model.plan import Expectation, PortPlan
 from .model.ranges import ALL, Ranges, network, number, single, subtract, union
+from .model.ranges import text as address_text
 from .model.report import Finding, NodeRow, Severity, Unverified
 from .model.routes import Action, Client
 from .model.ruleset import IptablesRules
@@ -413,7 +414,8 @@ class NodeAudit:
                 cells = (view.detector.pods, view.pod_networks)
                 twins = NftTwins(rules, table, others, cells=cells, local=view.local)
                 alike = Alike(twins, view) if twins.usable else None
-            stops = self._services(view, self.asker(view, hooks), NFTABLES, facts, alike)
+            asker = self.asker(view, hooks)
+            stops = self._services(view, asker, NFTABLES, facts, alike)
             self.observations.extend(_leftovers(others))
             if table is None:
                 continue  # every Service says so already
@@ -426,6 +428,20 @@ class NodeAudit:
             if self.whole.known is not None:
                 self.observations.extend(structure_nft.deleted_services(frame, self.whole.known))
                 self.observations.extend(structure_nft.cluster_ips(frame, self.whole.known))
+                self._unused_ports(frame, view, asker, self.whole.known)
+
+    def _unused_ports(self, frame: structure_nft.NftFrame, view: NodeView, asker: Asker, known: structure.Known) -> None:
+        """Ask for a port that the lowest and the highest cluster IP do not have, from everybody."""
+        addresses = sorted(a for a in known.cluster_ips if (a >> 32 != 0) == (view.family == 6))
+        checked = frame.version >= (1, 30) and "cluster-ips-check" in frame.table.chains
+        for address in dict.fromkeys((*addresses[:1], *addresses[-1:])) if checked else ():
+            where = address_text(address, view.family)
+            frontend = Frontend(where, Protocol.TCP, structure_nft.UNUSED_PORT, FrontendKind.CLUSTER_IP)
+            own = single(number(view.address)) if view.address else ()
+            for client, sources in ((Client.POD, view.pods), (Client.OUTSIDE, view.outside), (Client.NODE, own)):
+                if sources:
+                    seen = asker.ask(frontend, sources, from_node=client is Client.NODE, from_pod=client is Client.POD)
+                    self.observations.extend(structure_nft.unused_ports(frame, client, seen))
 
     def _twin(self, service: Service, cones: Sequence[PortCone], view: NodeView) -> None:
         """Note what is known of a Service whose rules are those of one that was walked."""

@@ -179,10 +179,6 @@ class Twins:
                         return False
         return True
 
-            try:
-                self.usable = self._read_rest(rules) and self.cells.few
-            except (IndexError, ValueError):
-                self.usable = False  # a rule that iptables would not print: whoever walks it says so
     # ---- one Service port ---------------------------------------------------------------------------------------------
 
     def cone(self, ask: Ask) -> Cone | None:

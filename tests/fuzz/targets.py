@@ -221,8 +221,9 @@ def _selector(text: str) -> object:
 def _reports() -> list[str]:
     judge, api = _audit(_OLD), ApiObjects(objects={key: json.loads(text) for key, text in _objects(_OLD).items()})
     results = [judge.node(Unreachable(node=name, reason="no route")) for name in ("a", "b")]
-    of = PartOf(of=ShardOf(index=1, count=1), origin="here", asked="{}", listed=("a", "b"), api=api, source="snapshot", everybody=True)
-    report = of.report(judge, results)
+    one = ShardOf(index=1, count=1)
+    part = PartOf(of=one, origin="here", asked="{}", listed=("a", "b"), api=api, source="snapshot", everybody=True)
+    report = part.report(judge, results)
     return [render(report, kind) for kind in ("json", "yaml", "shard")]
 
 
