@@ -91,6 +91,7 @@ font-weight:500}
 .u{background:var(--unverified-bg);color:var(--unverified)}.n{color:var(--error)}.o,.s{color:var(--dim)}
 .legend{display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;padding:0;margin:.6rem 0;list-style:none;font-size:.9rem}
 .legend b{display:inline-block;min-width:1.5rem;text-align:center;border:1px solid var(--line);margin-right:.4rem}
+@media screen{#endpoints td,#endpoints th{white-space:nowrap}}
 .finding{background:var(--box);border:1px solid var(--line);border-left:5px solid;border-radius:4px;
 padding:.8rem 1rem;margin:.7rem 0}
 .finding h3,.finding p,.finding dl,.finding details{color:var(--fg)}
