@@ -17,7 +17,7 @@ from .expect.versions import NEWEST, OLDEST
 from .model.cluster import Node, ProxyConfig, Service, Slice
 from .model.facts import EndpointFact, Facts, LazyEndpoints, ServiceFacts
 from .model.net import Backend
-from .model.node_result import NodeResult
+from .model.node_result import NodeResult, SharedParts
 from .model.ranges import network, number, single, union
 from .model.report import Report, Unverified
 from .model.snapshot import ApiObjects, NodeDump, NodeOutcome, Unreachable
@@ -42,6 +42,7 @@ class Audit:
         self.thorough = thorough
         self.services = [s for s in self.state.services if selection.services is None or s.key in selection.services]
         self.nodes = {node.name: node for node in self.state.nodes}
+        self.alike = SharedParts()
         self.inference: Inference | None = None
         self._inferred: ProxyConfig | None = None
         whole = selection.services is None and self.state.namespaces is None

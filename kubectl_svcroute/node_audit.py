@@ -644,10 +644,10 @@ class NodeAudit:
             unverified=tuple(self.unverified),
             shares=self.shares,
             wrong=frozenset(self.wrong),
-            even=frozenset(self.even),
+            even=self.whole.alike.names(self.even),
             unverified_services=frozenset(self.unverified_services),
             ways=self.ways,
-            frontends={key: tuple(found) for key, found in self.frontends.items()},
+            frontends=self.whole.alike.frontends(self.frontends),
             notes=tuple(self.notes),
             sync=self.sync,
         )
