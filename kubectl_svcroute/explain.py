@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,11 +13,25 @@ from .errors import UsageError
 PAGES = Path(__file__).parent / "data" / "codes"
 
 
+def listing(columns: int | None) -> str:
+    """A line for each code; on a terminal of so many columns, what it means is wrapped under itself."""
+    from .render.text import wrap  # noqa: PLC0415
+
+    rows = [("CODE", "SEVERITY", "NAME", "MEANING")]
+    rows += [(c.code, "not verified" if c.code.startswith("SR9") else c.severity.value, c.name, c.title) for c in CODES.values()]
+    wide = [max(len(row[n]) for row in rows) for n in range(3)]
+    lines = []
+    for *cells, title in rows:
+        lead = "".join(f"{text:<{size + 2}}" for text, size in zip(cells, wide, strict=True))
+        parts = wrap(title, max(columns - len(lead), 24)) if columns else [title]
+        lines += [(" " * len(lead) if n else lead) + part for n, part in enumerate(parts)]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def explain(code: str | None, *, color: str) -> str:
     """The page of a code or of a name (`SR201`, `backend-missing`). Raises UsageError for one that does not exist."""
     if code is None:
-        rows = [f"{c.code}   {c.severity.value:<8}{c.name:<28}{c.title}" for c in CODES.values()]
-        return "\n".join(rows) + "\n"
+        return listing(shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else None)
     wanted = code.strip().upper()
     by_name = {c.name: c.code for c in CODES.values()}
     found = wanted if wanted in CODES else by_name.get(code.strip().lower())

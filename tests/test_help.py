@@ -11,7 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from kubectl_svcroute.checks.registry import CODES
 from kubectl_svcroute.cli import check, cli
+from kubectl_svcroute.explain import listing
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = "kubectl svcroute"
@@ -99,6 +101,15 @@ def test_what_the_documentation_shows_can_be_typed(page: Path) -> None:
         if not line.endswith("says more"):
             parse(line)
     assert len(lines) >= LEAST.get(str(page.relative_to(ROOT)), 0)
+
+
+def test_the_list_of_codes_fits_a_terminal_and_a_script() -> None:
+    """Wrapped on a terminal; a line a code in a pipe, each with its name and what it means."""
+    for columns in (60, 80, 200):
+        assert max(map(len, listing(columns).splitlines())) <= max(columns, 80)
+    lines = listing(None).splitlines()[1:]
+    assert [line.split()[0] for line in lines] == list(CODES)
+    assert all(line.endswith(code.title) and f" {code.name} " in line for line, code in zip(lines, CODES.values(), strict=True))
 
 
 @pytest.mark.parametrize("arguments", [["demo"], ["explain", "SR201"]])

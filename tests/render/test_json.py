@@ -54,7 +54,7 @@ def test_real_reports_keep_to_the_schema(name: str) -> None:
     [
         made(),
         made(nodes=1, endpoints=1, wrong=0),
-        made(nodes=200, endpoints=3, wrong=12, dark=3),
+        made(nodes=60, endpoints=3, wrong=12, dark=3),
         made(nodes=2, endpoints=300),
         made(text=HOSTILE, dark=1),
         made(name="日本語"),
