@@ -64,7 +64,8 @@ def merge(parts: Iterable[Part], *, within: float = WITHIN) -> Merged:
         raise UsageError("the reports tell of no node at all")
     missing = _missing(kept)
     if missing:
-        words.append(f"missing: shard {listed(missing, 12)} of {kept[0].shard.of.count}")
+        nobody = "" if absent else ", to which no node belongs"
+        words.append(f"missing: shard {listed(missing, 12)} of {kept[0].shard.of.count}{nobody}")
     return Merged(report=conclude(facts, list(results.values()), origin=kept[0].origin), words=tuple(words))
 
 

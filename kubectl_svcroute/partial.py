@@ -74,7 +74,7 @@ class _Packer:
     def __init__(self) -> None:
         self._table: list[Any] = []
         self._numbers: dict[str, int] = {}
-        self._seen: dict[int, tuple[Any, int]] = {}
+        self._texts: dict[tuple[str, ...], int] = {}
         self._services: dict[str, int] = {}
 
     def contents(self, contents: Contents) -> dict[str, Any]:
@@ -126,16 +126,19 @@ class _Packer:
 
     def _once(self, value: Sequence[Any]) -> int:
         """The number of a value in the table."""
-        known = self._seen.get(id(value))
-        if known is not None and known[0] is value:
-            return known[1]
+        if isinstance(value, tuple):  # of texts alone: frontends and ways, of which every node has thousands
+            known = self._texts.get(value)
+            if known is None:
+                known = self._texts[value] = self._entry(value)
+            return known
+        return self._entry(value)
+
+    def _entry(self, value: Sequence[Any]) -> int:
         text = json.dumps(value, separators=(",", ":"))
         number = self._numbers.get(text)
         if number is None:
             number = self._numbers[text] = len(self._table)
             self._table.append(list(value))
-        if isinstance(value, tuple):
-            self._seen[id(value)] = (value, number)  # held, so that no other takes its place in memory
         return number
 
 

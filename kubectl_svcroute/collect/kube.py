@@ -40,6 +40,7 @@ from .. import __version__
 from ..errors import CollectError, UsageError
 from ..model.report import Unverified
 from ..model.snapshot import ApiObjects
+from .list_decoder import decode_list
 from .projection import project
 from .shared import Shared
 
@@ -174,9 +175,10 @@ class KubeApi:
         try:
             return json.loads(response)
         except (ValueError, RecursionError) as error:
-            raise CollectError(
-                f"{self.server}{path}: the answer is no JSON: is this the address of an API server, or of a proxy?"
-            ) from error
+            raise self._no_json(path) from error
+
+    def _no_json(self, path: str) -> CollectError:
+        return CollectError(f"{self.server}{path}: the answer is no JSON: is this the address of an API server, or of a proxy?")
 
     def get_text(self, path: str, params: Mapping[str, str | int] | None = None) -> str:
         """One GET of something that is not JSON, such as metrics. Raises as `get` does."""
@@ -211,15 +213,20 @@ class KubeApi:
         items: list[dict[str, Any]] = []
         shared = Shared()
         while True:
-            page = self.get(path, query)
+            try:
+                page, found = decode_list(
+                    self._request(path, query, "application/json"), lambda item: shared.of(key, project(key, item))
+                )
+            except (ValueError, RecursionError) as error:
+                raise self._no_json(path) from error
             if not isinstance(page, dict) or not str(page.get("kind", "")).endswith("List"):
                 raise CollectError(f"{self.server}{path}: the answer is no List: is this the address of an API server?")
             metadata = page.get("metadata") or {}
             if not whole:
                 version = {"resourceVersion": metadata.get("resourceVersion", "")}
                 whole = {"kind": page["kind"], "apiVersion": page.get("apiVersion", "v1"), "metadata": version}
-            items += [shared.of(key, project(key, item)) for item in page.get("items") or ()]
-            del page
+            items += found
+            del found
             if not metadata.get("continue"):
                 return {**whole, "items": items}
             query = {**query, "continue": metadata["continue"]}
