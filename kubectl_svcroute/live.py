@@ -3,7 +3,7 @@
 The API and the nodes are read at different moments, and kube-proxy programs a change some time after the API has it. So a
 difference is a fault only when it stays (`settling.py`): the nodes that show one are read again, with the API read anew, until
 they agree, or until it is told. A node is never judged by objects that were listed more than `settle` before it was read:
-agreeing with what was true a minute ago would be no agreement.
+agreeing with what was true a minute ago would be no agreement. (Where listing itself takes long, a few times as long as that.)
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ SETTLE = 10.0
 """Seconds that a difference has to stay before it is a finding."""
 _PAUSES = (1.0, 2.0, 3.0, 5.0)
 """Seconds between readings: the first come soon, because most differences are changes on their way."""
+_SHARE = 4.0
+"""Where listing takes long, a listing may get this many times as old as it took: the API is not to be listed all the time."""
 _LOST = 3
 """How often a node that differed, and then could not be read, is tried again."""
 
@@ -91,6 +93,8 @@ class _Reading:
         self.live = live
         self.api = api
         self.listed = listed
+        self.took = 0.0
+        """Seconds that the last listing took."""
         self.judge = Audit(api, selection)
         self.first = frozenset(service.key for service in self.judge.services)
         self.ever_moved: set[str] = set()
@@ -134,7 +138,7 @@ class _Reading:
         """Judge nodes as they come, by objects that are at most `settle` old; returns who was read."""
         read: set[str] = set()
         for outcome in outcomes:
-            if self.live.settle > 0 and self.live.clock() - self.listed > self.live.settle:
+            if self.live.settle > 0 and self.live.clock() - self.listed > max(self.live.settle, _SHARE * self.took):
                 self._list()
             self._take(outcome)
             if not isinstance(outcome, Unreachable):
@@ -172,7 +176,7 @@ class _Reading:
         self.settling.moved(moved, self.live.clock())
         self.ever_moved |= moved
         # Objects are as old as the moment at which they were asked for.
-        self.api, self.listed = api, asked
+        self.api, self.listed, self.took = api, asked, self.live.clock() - asked
         if moved:
             self.judge = self.judge.renewed(api, only=self.first)
         return True

@@ -185,6 +185,21 @@ def test_nodes_are_judged_by_objects_of_their_own_time() -> None:
     assert {node for _, node, _ in codes(report)} >= {SECOND}
 
 
+def test_a_slow_api_is_not_listed_for_every_node() -> None:
+    """Where one listing takes longer than `settle`, it is not begun again for each node that answers."""
+    world = still(*[handle.node for handle in snapshot().nodes], hurt=None, read_seconds=4.0)
+    listings = []
+
+    def slow(before: ApiObjects) -> ApiObjects:
+        listings.append(world.now)
+        world.sleep(15.0)
+        return world.api()
+
+    assert run(world, refresh=slow).exit_code() is ExitCode.OK
+    assert len(world.nodes) >= 5
+    assert len(listings) <= 1
+
+
 def without_service(world: Churn, *gone: str) -> Callable[[ApiObjects], ApiObjects]:
     def refresh(before: ApiObjects) -> ApiObjects:
         api = world.api()
