@@ -86,6 +86,11 @@ node_options = _options(
         show_default=True,
         help="How nodes are read: SSH, exec into their kube-proxy pods, or this machine itself.",
     ),
+    click.option(
+        "--conntrack",
+        is_flag=True,
+        help="Read the connections to these Services too: UDP flows held to endpoints that are gone.",
+    ),
     click.option("--ssh-user", envvar="SVCROUTE_SSH_USER", metavar="USER", help="User to log in to nodes as."),
     click.option("-i", "--identity", "identities", multiple=True, metavar="FILE", help="SSH private key (repeatable)."),
     click.option("--ssh-port", type=click.IntRange(1, 65535), metavar="PORT", help="Port of the nodes' sshd."),

@@ -32,6 +32,7 @@ def conclude(facts: Facts, results: Sequence[NodeResult], *, origin: str = "", w
     if len({r.row.mode for r in results if r.row.mode}) > 1:
         mixed = ", ".join(f"{count} {mode}" for mode, count in sorted(modes.items()))
         notes.append(f"the nodes do not run the same proxy mode: {mixed}")
+    notes += _tracked([result.row for result in results])
     meta = {"origin": origin}
     if modes:
         meta["proxy"] = min(modes.items(), key=lambda mode: (-mode[1], mode[0]))[0]
@@ -43,6 +44,16 @@ def conclude(facts: Facts, results: Sequence[NodeResult], *, origin: str = "", w
         notes=tuple(notes),
         meta=meta,
     )
+
+
+def _tracked(rows: Sequence[NodeRow]) -> list[str]:
+    """How full the connection-tracking tables are, where that was asked: the fullest stands for all."""
+    known = [(row.tracked / row.tracked_most, row) for row in rows if row.tracked is not None and row.tracked_most]
+    if not known:
+        return []
+    share, row = max(known, key=lambda item: (item[0], item[1].node))
+    head = f"the connection-tracking table of {row.node} holds {row.tracked} of {row.tracked_most} entries ({share:.1%})"
+    return [head + (f": the fullest of {len(known)} nodes" if len(known) > 1 else "")]
 
 
 def not_read(node: str, code: str, reason: str, *, via: str = "") -> NodeResult:

@@ -14,6 +14,7 @@ from .alike import Alike, PortCone
 from .checks import structure, structure_nft
 from .checks.blame import Facts
 from .checks.compare import Case, compare
+from .checks.flows import flows_of_services, stale_flows
 from .checks.heal import Healing
 from .checks.landmarks import IPTABLES, NFTABLES, Landmarks
 from .checks.node import behind, health, parse_sysctl, sysctls
@@ -32,9 +33,10 @@ from .expect.routes import (
 )
 from .expect.versions import Behaviour, behaviour
 from .model.cluster import Node, ProxyConfig, Service, ServicePort
+from .model.flow import Flow
 from .model.net import Backend, Frontend, FrontendKind, Protocol, host_port
 from .model.nft import NftRules
-from .model.node_result import NodeResult, ShareKey, SyncState
+from .model.node_result import BESIDE_RULES, NodeResult, ShareKey, SyncState
 from .model.plan import Expectation, PortPlan
 from .model.ranges import ALL, Ranges, network, number, single, subtract, union
 from .model.ranges import text as address_text
@@ -51,6 +53,7 @@ from .observe.packet import Interface, NodeContext
 from .observe.twins import Twins
 from .observe.twins_nft import NftTwins
 from .observe.walk import Hooks
+from .parse.conntrack import parse_conntrack
 from .parse.iptables_save import parse_iptables_save
 from .parse.mode import node_mode
 from .parse.nft_json import parse_nft_json
@@ -132,6 +135,7 @@ class NodeAudit:
         self.sysctl: dict[str, str] = {}
         self.mode = ""
         self.sync: SyncState | None = None
+        self.flows: dict[int, list[Flow]] = {}
 
     def judge(self) -> NodeResult:
         """The way of one node, from its files to its findings."""
@@ -148,6 +152,7 @@ class NodeAudit:
         self._node_files(think, families)
         self._sync_state()
         self._foreign_tables(families)
+        self.flows = self._flows()
         if self.mode == "nftables":
             self._nft(families, config, think)
             return self._result(config, think)
@@ -348,6 +353,7 @@ class NodeAudit:
     ) -> structure.Stops:
         """Judge every Service asked for in one family; returns where anybody should be stopped."""
         stops = structure.Stops()
+        self._connections(view)
         for service in self.whole.services:
             if service.skipped or (service.headless_label and view.behaviour.ignores_headless_label):
                 continue
@@ -371,6 +377,46 @@ class NodeAudit:
         """Whether so many Services are asked for that those with the same rules as others need no walk of their own."""
         few = self.whole.selection.services is not None and len(self.whole.services) <= _FEW_SERVICES
         return not self.whole.thorough and not few
+
+    # ---- what is already flowing ------------------------------------------------------------------------------------
+
+    def _flows(self) -> dict[int, list[Flow]]:
+        """The connections that were read, by family; said where they were asked for and could not be."""
+        text = self.dump.files.get("conntrack.txt")
+        found: dict[int, list[Flow]] = defaultdict(list)
+        why = ""
+        if text is not None:
+            try:
+                dump = parse_conntrack(text)
+            except ParseError as error:
+                why = f"conntrack.txt: {error}"
+            else:
+                for flow in dump.flows:
+                    found[flow.family].append(flow)
+                if any(part.startswith("udp") for part in dump.cut):
+                    why = "the node has more UDP flows than are read of one: only the first were looked at"
+                elif dump.cut:
+                    # What TCP connections show is no fault, so it is not missed as one would be.
+                    self.notes.append("some nodes have more TCP connections than are read of one: only the first were looked at")
+        elif self.whole.selection.conntrack:
+            absent = "the snapshot was made without --conntrack" if self.dump.via == "snapshot" else "they were not read"
+            why = f"the node's connections are not known ({_why_absent(self.dump, 'conntrack.txt') or absent})"
+        if why:
+            self.unverified.append(Unverified(code="SR920", node=self.node.name, reason=why))
+            self.unverified_services.add(BESIDE_RULES)
+        return found
+
+    def _connections(self, view: NodeView) -> None:
+        """Connections of one family to the Services asked for, held against the endpoints that there are."""
+        mine = self.flows.get(view.family)
+        if not mine:
+            return
+        services = {service.key: service for service in self.whole.services}
+        for key, its in flows_of_services(mine, self.whole.services, view.local, view.address).items():
+            service = services[key]
+            slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
+            for plan in plan_service(service, slices, view):
+                self.observations.extend(stale_flows(plan, its))
 
     # ---- nftables mode ----------------------------------------------------------------------------------------------
 
@@ -600,6 +646,13 @@ class NodeAudit:
         if service not in self.ways and atom.ends:
             self.ways[service] = tuple(dict.fromkeys(step.rule for step in atom.ends[0].way))
 
+    def _tracked(self) -> dict[str, int]:
+        """How full the connection-tracking table is, where connections were asked about."""
+        names = {"tracked": "net.netfilter.nf_conntrack_count", "tracked_most": "net.netfilter.nf_conntrack_max"}
+        if not self.whole.selection.conntrack:
+            return {}
+        return {key: int(self.sysctl[name]) for key, name in names.items() if self.sysctl.get(name, "").isdigit()}
+
     # ---- the result -------------------------------------------------------------------------------------------------
 
     def _result(self, config: ProxyConfig | None, think: Behaviour | None) -> NodeResult:
@@ -639,6 +692,7 @@ class NodeAudit:
                 via=self.dump.via,
                 errors=sum(f.severity is Severity.ERROR for f in findings),
                 warnings=sum(f.severity is Severity.WARNING for f in findings),
+                **self._tracked(),
             ),
             findings=tuple(findings),
             unverified=tuple(self.unverified),

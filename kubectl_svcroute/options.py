@@ -41,6 +41,8 @@ class Settings:
     ssh: Mapping[str, Any]
     """The arguments of `collect.ssh.SshOptions`."""
     ask_sudo_password: bool = False
+    conntrack: bool = False
+    """Whether the connections that are there are read, too."""
     parallel: int = 32
     timeout: float = 120.0
     settle: float = 10.0
@@ -109,6 +111,7 @@ def settings(given: Mapping[str, Any]) -> Settings:
         kube=kube,
         via=given.get("via") or "auto",
         ssh=ssh,
+        conntrack=bool(given.get("conntrack")),
         ask_sudo_password=bool(given.get("ask_sudo_pass")),
         parallel=given.get("parallel") or 32,
         timeout=timeout,

@@ -17,6 +17,8 @@ class Selection:
     """`namespace/name`; None for all that were read."""
     nodes: frozenset[str] | None = None
     """None for all that run kube-proxy."""
+    conntrack: bool = False
+    """The connections that are there, too: where they could not be read, that is said."""
 
 
 def resolve_names(names: Sequence[str], services: Sequence[Service], namespace: str) -> frozenset[str]:

@@ -26,6 +26,7 @@ from .selection import Selection, resolve_names
 if TYPE_CHECKING:
     from .collect.fanout import NodeReader, NodeTarget, Progress
     from .collect.kube import KubeApi
+    from .collect.node_script import Connections
     from .model.node_result import NodeResult
     from .model.shard import ShardOf
     from .shard import PartOf
@@ -80,11 +81,11 @@ def select(api: ApiObjects, settings: Settings, namespace: str) -> Selection:
     items = api.items("services")
     if settings.names:
         services = [parse_service(item) for item in items]
-        return Selection(services=resolve_names(settings.names, services, namespace))
+        return Selection(conntrack=settings.conntrack, services=resolve_names(settings.names, services, namespace))
     if settings.all_namespaces and not settings.selector:
         if not items:
             raise UsageError("nothing to check: the cluster shows no Service")
-        return Selection()
+        return Selection(conntrack=settings.conntrack)
     mine = []
     for item in items:
         meta = item.get("metadata") or {}
@@ -99,7 +100,7 @@ def select(api: ApiObjects, settings: Settings, namespace: str) -> Selection:
         names = {str((i.get("metadata") or {}).get("name")) for i in api.items("namespaces")}
         hint = f"; there is no namespace {namespace}" if names and not settings.all_namespaces and namespace not in names else ""
         raise UsageError(f"nothing to check: no Service{what} in {where}{hint}")
-    return Selection(services=frozenset(mine))
+    return Selection(conntrack=settings.conntrack, services=frozenset(mine))
 
 
 _TERM = re.compile(
@@ -276,25 +277,41 @@ def _cluster(settings: Settings) -> Iterator[tuple[KubeApi, ApiObjects, NodeRead
             reader.close()
 
 
+def _connections(settings: Settings, api: KubeApi, objects: ApiObjects) -> Connections:
+    """Which connections nodes are asked for: those to the Services asked for."""
+    from .collect.node_script import Connections  # noqa: PLC0415
+    from .parse.kube_objects import parse_service  # noqa: PLC0415
+
+    wanted = select(objects, settings, api.current_namespace).services
+    if wanted is None:
+        return Connections()
+    services = [s for s in map(parse_service, objects.items("services")) if s.key in wanted and not s.skipped]
+    return Connections(
+        addresses=tuple(dict.fromkeys(a for s in services for a in s.addresses)),
+        ports=tuple(dict.fromkeys(p.node_port for s in services for p in s.ports if p.node_port)),
+    )
+
+
 def _reader(settings: Settings, api: KubeApi, objects: ApiObjects, warn: Callable[[str], None]) -> NodeReader:
     """The transports that --via asks for."""
     from .collect.ssh import SshOptions, SshReader  # noqa: PLC0415
     from .collect.transports import FirstOf, LocalReader  # noqa: PLC0415
 
+    connections = _connections(settings, api, objects) if settings.conntrack else None
     if settings.via == "local":
-        return LocalReader(command_timeout=settings.timeout or 86400.0)
+        return LocalReader(connections=connections, command_timeout=settings.timeout or 86400.0)
     interactive = sys.stdin.isatty() and sys.stderr.isatty()
     password = ""
     if settings.ask_sudo_password:
         if not interactive:
             raise UsageError("-K asks for a password, and there is no terminal to ask on")
         password = click.prompt("sudo password of the nodes", hide_input=True, err=True)
-    ssh = SshReader(SshOptions(**settings.ssh, sudo_password=password, batch=not interactive), warn=warn)
+    ssh = SshReader(SshOptions(**settings.ssh, sudo_password=password, batch=not interactive, connections=connections), warn=warn)
     if settings.via == "ssh":
         return ssh
     from .collect.pod_exec import ExecReader  # noqa: PLC0415
 
-    pods = ExecReader(api, objects.items("pods"), command_timeout=settings.timeout or 86400.0)
+    pods = ExecReader(api, objects.items("pods"), connections=connections, command_timeout=settings.timeout or 86400.0)
     return pods if settings.via == "exec" else FirstOf([ssh, pods])
 
 

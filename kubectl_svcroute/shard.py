@@ -73,5 +73,6 @@ def asked_of(settings: Settings, namespace: str) -> str:
         "namespace": None if settings.all_namespaces else namespace,
         "selector": settings.selector,
         "nodes": sorted(settings.nodes),
+        "conntrack": settings.conntrack,
     }
     return json.dumps({key: value for key, value in asked.items() if value}, ensure_ascii=True)

@@ -223,6 +223,24 @@ def test_a_pod_dials_and_its_node_tells_where_it_went(world: World, monkeypatch:
     assert re.fullmatch(r"  pods0 Out 10\.244\.1\.17\.\d+ > 10\.244\.[24]\.11\.9000: Flags \[S\]", behind)
 
 
+@ONE_MODE
+def test_what_is_new_while_it_is_looked_at_is_no_finding(world: World) -> None:
+    """A pod that answers again by the second look: nothing was found twice, exit 0."""
+    world.pods.close_port("10.244.1.19:8080")
+    command = [sys.executable, "-m", "kubectl_svcroute", *world.arguments("probe", "half", "-n", "shop", "--node", NODE)]
+    command[command.index("--settle") + 1] = "6s"
+    env = {**os.environ, "HOME": str(world.folder), "NO_COLOR": "1"}
+    try:
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        assert running.stderr is not None
+        said = [next(running.stderr) for _ in range(4)]
+        assert "dialling a second time" in said[-1], said
+    finally:
+        world.pods.open_port("10.244.1.19:8080")
+    out, err = running.communicate(timeout=100)
+    assert running.returncode == 0, out + err
+
+
 # ---- with what a node has -------------------------------------------------------------------------------------------
 
 
@@ -295,3 +313,71 @@ def test_a_node_with_nothing_to_dial_with_says_so(world: World, tmp_path: Path) 
     """No tool: nothing is dialled, and the script says which there is (none)."""
     dialled, _ = with_tools(world, tmp_path, "conntrack")
     assert (dialled.tool, dialled.attempts) == ("", ())
+
+
+# ---- what is already flowing ------------------------------------------------------------------------------------------
+
+_SEND = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("172.18.0.11", int(sys.argv[1])))
+sock.settimeout(5)
+sock.sendto(b"x", ("10.96.0.10", 53))
+if len(sys.argv) > 2: sock.recv(100)
+"""
+
+
+def test_flows_that_rules_no_longer_explain_are_found(world: World, tmp_path: Path) -> None:
+    """Rules that change under UDP flows: what they were held to is told, live and from a snapshot; a good flow is left alone."""
+    rules = world.rules()
+
+    def send(port: str, *answer: str) -> None:
+        world.node.run(sys.executable, "-c", _SEND, port, *answer)
+
+    world.node.run("conntrack", "-F")
+    send("2001", "answered")
+    words = ("kube-dns", "-n", "kube-system", "--conntrack", "-o", "json")
+    done = world.run(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["nodes"][0]["connections"]["tracked"] > 0
+    assert any("connection-tracking table" in note for note in report["notes"])
+    try:
+        world.load(rules.replace("10.244.1.14", "10.244.1.99").replace("10.244.2.14", "10.244.1.99"))
+        send("2002")
+        # Before kube-proxy wrote the Service; a rule that tracks keeps the kernel tracking.
+        tracks = "table ip keep { chain c { type nat hook output priority 0; ct state new accept; }; }"
+        world.load(tracks if "nftables" in world.name else rules.replace("10.96.0.10", "10.96.0.11"))
+        send("2003")
+    finally:
+        world.load(rules)
+    done = world.run(*words)
+    assert done.returncode == 1, done.stdout + done.stderr
+    findings = json.loads(done.stdout)["findings"]
+    assert [(finding["code"], finding["service"]) for finding in findings] == [
+        ("SR621", "kube-system/kube-dns"), ("SR622", "kube-system/kube-dns"),
+    ]  # fmt: skip
+    stale, idle = findings
+    assert "held to 10.244.1.99:53" in stale["message"]
+    assert ["sport=2002" in stale["evidence"][0], "sport=2003" in idle["evidence"][0]] == [True, True]
+    assert (len(stale["evidence"]), len(idle["evidence"])) == (1, 1)
+    kept = tmp_path / "kept"
+    assert world.run("snapshot", "save", str(kept), "-n", "kube-system", "--conntrack").returncode == 0
+    again = world.run("kube-dns", "-n", "kube-system", "-o", "json", "--snapshot", str(kept))
+    assert [(f["code"], f["message"]) for f in json.loads(again.stdout)["findings"]] == [
+        (f["code"], f["message"]) for f in findings
+    ]
+
+
+@ONE_MODE
+def test_connections_that_were_not_read_are_said(world: World, tmp_path: Path) -> None:
+    """--conntrack on a snapshot that was made without: exit 3, the reason named, and the rules verified all the same."""
+    kept = tmp_path / "kept"
+    assert world.run("snapshot", "save", str(kept)).returncode == 0
+    done = world.run("kuard", "-o", "json", "--snapshot", str(kept), "--conntrack")
+    assert done.returncode == 3, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert [item["code"] for item in report["unverified"]] == ["SR920"]
+    assert "made without --conntrack" in report["unverified"][0]["reason"]
+    assert report["services"][0]["nodesVerified"] == 1
+    assert report["summary"]["nodesVerified"] == 0

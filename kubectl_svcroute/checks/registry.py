@@ -126,6 +126,12 @@ _ALL = (
          "hosts on the same network can reach programs that listen on 127.0.0.1 (CVE-2020-8558)"),
     Code("SR608", "filter-hook-missing", _W, "a filter chain of kube-proxy is not reached from a built-in chain",
          "rejects and drops of some Services do not work there"),
+    Code("SR621", "udp-flow-stale", _E, "UDP flows are held to an endpoint that no longer exists",
+         "these clients get no answer as long as they keep sending, while every rule is right"),
+    Code("SR622", "udp-flow-untranslated", _E, "UDP flows to the Service are held untranslated, although it has endpoints",
+         "these clients get no answer as long as they keep sending, while every rule is right"),
+    Code("SR623", "tcp-flow-stale", _I, "TCP connections are held to an endpoint that no longer exists",
+         "these connections hang until their clients give them up; new ones are not touched"),
     # What a probe saw.
     Code("SR701", "endpoint-silent", _E, "connections that the rules rightly send to an endpoint time out",
          "a share of connections hangs until it times out"),

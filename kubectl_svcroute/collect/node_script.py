@@ -27,6 +27,7 @@ import secrets
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from ..errors import CollectError
 from ..model.snapshot import NodeDump
@@ -288,6 +289,66 @@ tools() {
 section tools.txt tools
 """
 
+_CONNECTIONS = r"""
+# Connections to the Services asked for, UDP first, bounded. Only what is there already is asked: conntrack makes the kernel
+# load nf_conntrack_netlink, and we are not to be the first to do so.
+CT=
+NETLINK=yes
+for m in "/lib/modules/$K_RELEASE/kernel/net/netfilter/nf_conntrack_netlink.ko"*; do
+  if [ -e "$m" ] && [ ! -d /sys/module/nf_conntrack_netlink ]; then NETLINK=; fi
+done
+if [ ! -e /proc/sys/net/netfilter/nf_conntrack_count ]; then CT=none
+elif [ -n "$NETLINK" ] && have conntrack; then CT=conntrack
+elif [ -r /proc/net/nf_conntrack ] && have grep; then CT=/proc
+elif [ -n "$NETLINK" ] && [ -n "$INSIDE" ] && $INSIDE conntrack -V >/dev/null 2>&1 </dev/null; then CT="$INSIDE conntrack"
+fi
+if have head; then most() { head -n @MOST@; }; else most() { show /dev/stdin; }; fi
+if have grep && [ -n '@WORDS@' ]; then wanted() { grep -F -e '# ' @WORDS@; }; else wanted() { show /dev/stdin; }; fi
+entries() {
+  case $CT in
+    /proc) $GENTLE grep -e "^$2 .* $1 " /proc/net/nf_conntrack; printf '# status 0\n' ;;
+    *) $GENTLE $CT -L -f "$2" -p "$1" 2>/dev/null; printf '# status %s\n' "$?" ;;
+  esac
+}
+connections() {
+  for p in udp tcp; do
+    for f in ipv4 ipv6; do
+      printf '# %s %s\n' "$p" "$f"
+      entries "$p" "$f" | wanted | most
+    done
+  done
+  printf '# end\n'
+}
+if [ "$CT" = none ]; then note conntrack.txt "the kernel tracks no connections"
+elif [ -z "$CT" ]; then note conntrack.txt "neither conntrack nor /proc/net/nf_conntrack is there to be read"
+else section conntrack.txt connections
+fi
+"""
+
+MOST_CONNECTIONS = 20000
+"""Lines of each protocol and family that a node gives of its connections: 3 MB."""
+
+_MOST_WORDS = 400
+"""Above so many addresses and ports, a node is not asked to choose among its connections: it gives what comes first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connections:
+    """Which connections are read: those to these addresses and node ports; with neither, all."""
+
+    addresses: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+
+    def words(self) -> str:
+        """What `grep -F` looks for, as its arguments."""
+        if len(self.addresses) + len(self.ports) > _MOST_WORDS:
+            return ""
+        for address in self.addresses:
+            ip_address(address)  # what a cluster says goes into a command only as an address
+        spelled = [*self.addresses, *(ip_address(a).exploded for a in self.addresses if ":" in a)]
+        return " ".join([*(f'-e " dst={a} "' for a in spelled), *(f'-e " dport={int(port)} "' for port in self.ports)])
+
+
 _FRAME = r"""
 K=@NONCE@
 main() {
@@ -308,15 +369,21 @@ def new_nonce() -> str:
     return "svcroute-" + secrets.token_hex(16)
 
 
-def node_script(nonce: str, *, tools: str = "host", compress: bool = True) -> str:
+def node_script(
+    nonce: str, *, tools: str = "host", compress: bool = True, connections: Connections | None = None
+) -> str:
     """The script for `sh -s`. With `tools` "container", iptables and nft are those of the kube-proxy container.
+
+    `connections`: also read these from the connection-tracking table.
 
     It ends itself with `exit`: a transport that cannot close standard input still sees it end.
     """
     if tools not in ("host", "container"):
         raise ValueError(f"tools is host or container, not {tools!r}")
-    parts = (_SETTINGS, _KUBE_PROXY_PROCESS, _CONTAINER, _BACKENDS, _SAVES, _NFT, _HTTP, _REST)
-    return _filled("".join(parts), nonce, tools=tools, compress=compress)
+    text = "".join((_SETTINGS, _KUBE_PROXY_PROCESS, _CONTAINER, _BACKENDS, _SAVES, _NFT, _HTTP, _REST))
+    if connections is not None:
+        text += _CONNECTIONS.replace("@MOST@", str(MOST_CONNECTIONS)).replace("@WORDS@", connections.words())
+    return _filled(text, nonce, tools=tools, compress=compress)
 
 
 def framed_script(nonce: str, body: str) -> str:

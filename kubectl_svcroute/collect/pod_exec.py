@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from ..errors import CollectError
 from ..model.snapshot import NodeDump, NodeOutcome, Unreachable
 from .fanout import NodeTarget
-from .node_script import MAX_BYTES, framed, new_nonce, node_dump, node_script, one_line, read_with
+from .node_script import MAX_BYTES, Connections, framed, new_nonce, node_dump, node_script, one_line, read_with
 
 STDIN, STDOUT, STDERR, ERROR, CLOSE = 0, 1, 2, 3, 255
 _GRACE_SECONDS = 5.0
@@ -110,12 +110,14 @@ class ExecReader:
         connect_timeout: float = 10.0,
         command_timeout: float = 180.0,
         max_bytes: int = MAX_BYTES,
+        connections: Connections | None = None,
     ) -> None:
         self._api = api
         self._pods = list(pods)
         self._connect_timeout = connect_timeout
         self._command_timeout = command_timeout
         self._max_bytes = max_bytes
+        self._connections = connections
 
     def read(self, target: NodeTarget) -> NodeOutcome:
         """Read one node through its kube-proxy pod."""
@@ -154,7 +156,7 @@ class ExecReader:
     def _read_with_shell(self, pod: ProxyPod, target: NodeTarget, tools: str) -> NodeDump:
         taken, nonce = time.time(), new_nonce()
         # On stdin and not as an argument: arguments travel in the URL, which proxies cut and servers log.
-        data = self.run_inside(pod, node_script(nonce, tools=tools))
+        data = self.run_inside(pod, node_script(nonce, tools=tools, connections=self._connections))
         return node_dump(data, nonce, node=target.name, via=self.via, taken=taken, max_bytes=self._max_bytes)
 
     def _read_without_shell(self, pod: ProxyPod, target: NodeTarget) -> NodeDump:

@@ -32,7 +32,7 @@ from ..model.snapshot import NodeDump, NodeOutcome, Unreachable
 from .fanout import ADDRESS_KINDS, NodeTarget
 from .host_certificates import certificate_is_good
 from .known_hosts import HostKeyError, KnownHosts, fingerprint, host_name
-from .node_script import MAX_BYTES, new_nonce, node_dump, node_script, one_line, read_with
+from .node_script import MAX_BYTES, Connections, new_nonce, node_dump, node_script, one_line, read_with
 from .ssh_config import HostConfig, Overrides, expand_proxy_command, parse_hop, resolve, split_jump
 from .ssh_session import Conversation, shell_command, why_failed
 
@@ -73,6 +73,8 @@ class SshOptions:
     max_bytes: int = MAX_BYTES
     batch: bool = False
     """Never prompt for a key's passphrase."""
+    connections: Connections | None = None
+    """Also read these from each node's connection-tracking table."""
 
 
 class _NoConnectionError(CollectError):
@@ -133,7 +135,7 @@ class SshReader:
         taken = time.time()
         nonce = new_nonce()
         with contextlib.closing(self._reach(target)) as transport:
-            data = self._run(transport, node_script(nonce, tools=tools), nonce)
+            data = self._run(transport, node_script(nonce, tools=tools, connections=self._options.connections), nonce)
         return node_dump(data, nonce, node=target.name, via=self.via, taken=taken, max_bytes=self._options.max_bytes)
 
     def _reach(self, target: NodeTarget) -> paramiko.Transport:

@@ -15,7 +15,7 @@ from typing import IO, cast
 from ..errors import CollectError
 from ..model.snapshot import NodeDump, NodeOutcome, Unreachable
 from .fanout import NodeReader, NodeTarget
-from .node_script import MAX_BYTES, new_nonce, node_dump, node_script, one_line, read_with
+from .node_script import MAX_BYTES, Connections, new_nonce, node_dump, node_script, one_line, read_with
 
 
 class FirstOf:
@@ -54,8 +54,15 @@ class LocalReader:
 
     via = "local"
 
-    def __init__(self, *, command_timeout: float = 180.0, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        command_timeout: float = 180.0,
+        max_bytes: int = MAX_BYTES,
+        connections: Connections | None = None,
+    ) -> None:
         self._timeout = command_timeout
+        self._connections = connections
         self._max_bytes = max_bytes
 
     def read(self, target: NodeTarget) -> NodeOutcome:
@@ -74,7 +81,7 @@ class LocalReader:
     def _read(self, target: NodeTarget, tools: str) -> NodeDump:
         taken = time.time()
         nonce = new_nonce()
-        data = self.run(target, node_script(nonce, tools=tools), nonce)
+        data = self.run(target, node_script(nonce, tools=tools, connections=self._connections), nonce)
         return node_dump(data, nonce, node=target.name, via=self.via, taken=taken, max_bytes=self._max_bytes)
 
     def run(self, target: NodeTarget, script: str, nonce: str, *, via: str = "") -> bytes:  # noqa: ARG002 - the interface's

@@ -60,6 +60,11 @@ class Service:
         """`namespace/name`."""
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every address of its own: cluster IPs, external IPs, load-balancer IPs."""
+        return (*self.cluster_ips, *self.external_ips, *(ip for ip, _ in self.load_balancer_ips))
+
 
 class Endpoint(NamedTuple):
     """One endpoint of an EndpointSlice (its first address), or one address of an Endpoints subset."""

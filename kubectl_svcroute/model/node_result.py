@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from .net import Backend
 from .report import Finding, NodeRow, Unverified
 
+BESIDE_RULES = "(connections)"
+"""Stands among the unverified Services where the rules of all Services are verified, and what could not be is none of them."""
+
 ShareKey = tuple[str, str, Backend]
 """(Service, its port as text, backend)."""
 

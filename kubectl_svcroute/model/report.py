@@ -186,6 +186,10 @@ class NodeRow:
     via: str
     errors: int = 0
     warnings: int = 0
+    tracked: int | None = None
+    """Entries of the connection-tracking table; None where they were not asked about, or not read."""
+    tracked_most: int | None = None
+    """How many it can hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

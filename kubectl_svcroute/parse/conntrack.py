@@ -10,6 +10,7 @@ linux, net/netfilter/nf_conntrack_standalone.c). What is no TCP, UDP or SCTP is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from ..errors import ParseError
 from ..model.flow import Flow
@@ -17,6 +18,48 @@ from ..model.net import Protocol, canonical_ip
 
 _PROTOCOLS = {"tcp": Protocol.TCP, "udp": Protocol.UDP, "sctp": Protocol.SCTP}
 _TUPLE = ("src", "dst", "sport", "dport")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConntrackDump:
+    """A node's conntrack.txt."""
+
+    flows: tuple[Flow, ...]
+    cut: tuple[str, ...]
+    """Protocols and families (`udp ipv4`) of which the node has more than it was asked to give."""
+
+
+def parse_conntrack(text: str) -> ConntrackDump:
+    """The node script's conntrack.txt: a part for each protocol and family, in each the entries and the tool's status.
+
+        # udp ipv4
+        udp      17 29 src=…
+        # status 0
+        …
+        # end
+
+    A part without a status was cut at the bound. Raises ParseError for a text that is not whole, or a tool that failed.
+    """
+    flows: list[Flow] = []
+    cut: list[str] = []
+    part, lines, ended = "", list[str](), True
+    rows = text.splitlines()
+    if not rows or rows[-1] != "# end":
+        raise ParseError("the text stops before its end", len(rows), rows[-1] if rows else "")
+    for number, row in enumerate(rows, start=1):
+        if not row.startswith("# "):
+            lines.append(row)
+            continue
+        if row.startswith("# status "):
+            if row != "# status 0":
+                raise ParseError(f"the tool failed on {part}", number, row)
+            ended = True
+            continue
+        if part and not ended:
+            cut.append(part)
+        flows.extend(parse_flows(lines))
+        part, lines, ended = row[2:], [], False
+    return ConntrackDump(flows=tuple(flows), cut=tuple(cut))
 
 
 def parse_flows(lines: Iterable[str]) -> Iterator[Flow]:

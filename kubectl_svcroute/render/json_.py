@@ -105,7 +105,7 @@ def endpoint_of(row: EndpointRow) -> dict[str, Any]:
 
 def node_of(row: NodeRow) -> dict[str, Any]:
     """One node."""
-    return {
+    found: dict[str, Any] = {
         "node": row.node,
         "verified": row.verified,
         "mode": row.mode,
@@ -114,6 +114,9 @@ def node_of(row: NodeRow) -> dict[str, Any]:
         "errors": row.errors,
         "warnings": row.warnings,
     }
+    if row.tracked is not None:
+        found["connections"] = {"tracked": row.tracked, "most": row.tracked_most}
+    return found
 
 
 def probe_of(row: ProbeRow) -> dict[str, Any]:
