@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .alike import Alike, PortCone
@@ -38,7 +39,7 @@ from .model.net import Backend, Frontend, FrontendKind, Protocol, host_port
 from .model.nft import NftRules
 from .model.node_result import BESIDE_RULES, NodeResult, ShareKey, SyncState
 from .model.plan import Expectation, PortPlan
-from .model.ranges import ALL, Ranges, network, number, single, subtract, union
+from .model.ranges import ALL, Ranges, intersect, network, number, single, subtract, union
 from .model.ranges import text as address_text
 from .model.report import Finding, NodeRow, Severity, Unverified
 from .model.routes import Action, Client
@@ -321,9 +322,13 @@ class NodeAudit:
             return
         rules = sources[0]
         view = self.view(family, config, think)
+        bridged = [network(net) for r in sources for net in structure.bridged_networks(r)]
+        if bridged := [net for net in bridged if not intersect(net, view.pod_networks)]:
+            view = replace(view, outside=subtract(view.outside, union(bridged)))
         landmarks = IPTABLES
         facts = Facts(
             services_programmed=structure.services_programmed(rules),
+            node_ports_programmed=structure.node_ports_programmed(rules),
             hooks=structure.hooks(rules),
         )
         asker = self.asker(view, merge(base_chains(r) for r in sources))
@@ -449,6 +454,7 @@ class NodeAudit:
             table = structure_nft.proxy_table(rules, family)
             facts = Facts(
                 services_programmed=structure_nft.services_programmed(table),
+                node_ports_programmed=structure_nft.node_ports_programmed(table),
                 node_port_lookup=table is not None and "service-nodeports" in structure_nft.looked_up(table, "services"),
                 hairpin_rule=structure_nft.hairpin_rule(table, config.version),
                 hooks=structure_nft.hooks(table),
@@ -501,7 +507,8 @@ class NodeAudit:
                 self.frontends[key].append(f"{host_port(address, number_)}/{cone.port.protocol.value}")
         self.even.add(key)
         self.translated["*", view.family].add(key)
-        self.translated["SR302", view.family].add(key)
+        for code in ("SR301", "SR302", "SR303"):
+            self.translated[code, view.family].add(key)
 
     def _owners(self) -> dict[str, str]:
         """Chain -> Service, for all that is expected; made only when a chain needs an owner."""
@@ -598,6 +605,8 @@ class NodeAudit:
                 self.translated["*", view.family].add(service)
                 if expectation.client is Client.HAIRPIN:
                     self.translated["SR302", view.family].add(service)
+                elif expectation.frontend.kind is FrontendKind.CLUSTER_IP:
+                    self.translated["SR301" if expectation.masquerade == "always" else "SR303", view.family].add(service)
             from_pod = expectation.client in (Client.POD, Client.HAIRPIN)
             observed = asker.ask(expectation.frontend, expectation.sources, from_node=expectation.from_node, from_pod=from_pod)
             case = Case(

@@ -29,6 +29,8 @@ class Facts:
     """Rules that lead from kube-proxy's entry chain to a Service's chain."""
     node_port_lookup: bool | None = None
     """nftables: whether packets are looked up in the map of node ports; None: the packet's way tells."""
+    node_ports_programmed: int
+    """Rules, or elements, that lead from a node port to a Service's chain."""
     hairpin_rule: bool | None = None
     """nftables from 1.36: whether the rule that masquerades what a pod sends to itself stands; None: pods are marked."""
     hooks: frozenset[tuple[str, str]]
@@ -103,6 +105,9 @@ def blame_untranslated(case: Case, end: End) -> Blame:
     if frontend.kind is FrontendKind.NODE_PORT and not looked:
         message = f"no rule sends packets for {frontend.address} on to {marks.node_ports}"
         return Blame(code="SR105", message=message, key=frontend.address, node_wide=True, place="fixed")
+    if frontend.kind is FrontendKind.NODE_PORT and not case.facts.node_ports_programmed:
+        # Of one Service this is its fault, of several the node's: `rollup` counts them.
+        return Blame(code="SR105", message=f"{marks.node_ports} leads to no Service", key=marks.node_ports, place="fixed")
     return Blame(code="SR101", message=f"no rule for {frontend.kind} {frontend}", key=str(frontend), place="fixed")
 
 
@@ -120,7 +125,7 @@ def blame_stopped(case: Case, end: End) -> Blame:
     if allowed and not end.translated and _to_filter(step):
         # It should not have come here with this address: what kept it from being translated is the cause.
         lost = blame_untranslated(case, end)
-        if lost.node_wide or lost.code in ("SR101", "SR102", "SR107"):
+        if lost.node_wide or lost.code in ("SR101", "SR102", "SR105", "SR107"):
             return lost
     targets = {s.target for s in end.way}
     if allowed and case.landmarks.mark in targets and step.chain == "KUBE-FIREWALL" and "KUBE-MARK-DROP" not in targets:

@@ -288,7 +288,7 @@ def _masquerade(case: Case, atom: Atom, *, skip: set[Backend]) -> Iterator[Obser
                 continue
             if want:
                 yield from _not_masqueraded(case, atom, end, source, leg)
-            elif not _harmless(case, leg, end):
+            elif not _harmless(case, leg, end, ranges):
                 verdict = blame.blame_masquerade(case, end)
                 yield _observe(
                     case,
@@ -349,14 +349,19 @@ def _foreign_address(case: Case, atom: Atom, end: End) -> Iterator[Observation]:
     )
 
 
-def _harmless(case: Case, leg: Leg, end: End) -> bool:
+def _harmless(case: Case, leg: Leg, end: End, sources: Ranges) -> bool:
     """Masquerade that nobody asked for and that is as it should be all the same.
 
     CNIs masquerade what leaves the pod network (flannel, calico, ip-masq-agent): pods that reach a backend outside of it
-    are masqueraded, whatever kube-proxy says. And a process of the node leaves with an address of the node anyway.
+    are masqueraded, whatever kube-proxy says. A process of the node leaves with an address of the node anyway. And what an
+    endpoint on another node sends passes through that node's rules, not through these.
     """
     if blame.marked(case, end):
         return False
+    if case.expectation.client is Client.HAIRPIN:
+        here = (c for c in case.plan.selection.known.values() if c.local)
+        if not any(contains(sources, number(c.backend.address)) for c in here):
+            return True
     if case.expectation.client is Client.NODE and end.masquerade == "node":
         return True
     to_pods = leg.backend is not None and contains(case.pod_networks, number(leg.backend.address))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from ..model.report import Finding, Severity
 from .observation import Observation
@@ -53,7 +54,7 @@ def roll_up(
     codes = {o.code for o in seen}
     if "SR106" in codes:
         seen = [o for o in seen if o.code not in _EXPLAINED_BY_NEVER_PROGRAMMED]
-    seen = _foreign_rules(_filter_hooks(seen))
+    seen = _empty_node_ports(_foreign_rules(_filter_hooks(seen)))
     seen = _shared(seen, services_expected)
     wide: dict[tuple[str, str], list[Observation]] = defaultdict(list)
     own: dict[tuple[str, str, str], list[Observation]] = defaultdict(list)
@@ -87,6 +88,14 @@ def _foreign_rules(seen: list[Observation]) -> list[Observation]:
     if not culprits:
         return seen
     return [o for o in seen if o.node_wide or o.code not in _EXPLAINED_BY_FOREIGN_RULE or not culprits.intersection(o.evidence)]
+
+
+def _empty_node_ports(seen: list[Observation]) -> list[Observation]:
+    """Several Services whose node ports are gone, because those of all are, have one cause."""
+    services = {o.service for o in seen if o.code == "SR105" and not o.node_wide}
+    if len(services) < 2:
+        return seen
+    return [replace(o, node_wide=True) if o.code == "SR105" else o for o in seen]
 
 
 def _filter_hooks(seen: list[Observation]) -> list[Observation]:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 
 from ..model.cluster import Service
 from ..model.net import FrontendKind
@@ -62,6 +63,31 @@ def services_programmed(rules: IptablesRules) -> int:
     if nat is None:
         return 0
     return sum(1 for rule in nat.chains.get("KUBE-SERVICES", ()) if target_of(rule).startswith(_OWN))
+
+
+def node_ports_programmed(rules: IptablesRules) -> int:
+    """Rules of KUBE-NODEPORTS that lead to a Service's chain."""
+    nat = rules.tables.get("nat")
+    if nat is None:
+        return 0
+    return sum(1 for rule in nat.chains.get("KUBE-NODEPORTS", ()) if target_of(rule).startswith(_OWN))
+
+
+_BRIDGED = re.compile(r"-A \S+ -s (\S+) ! -o \S+ (?:-m comment --comment \S+ )?-j MASQUERADE")
+
+
+def bridged_networks(rules: IptablesRules) -> Iterator[str]:
+    """Networks behind a bridge of the node itself, as docker, podman and libvirt have them: masqueraded wherever else they go.
+
+    Whoever dials from there is neither a pod nor a client from outside.
+    """
+    nat = rules.tables.get("nat")
+    for chain in nat.chains.values() if nat is not None else ():
+        for rule in chain:
+            if "MASQUERADE" in rule and (found := _BRIDGED.match(rule)):
+                net = ip_network(found[1], strict=False)
+                if net.is_private and net.prefixlen >= (12 if net.version == 4 else 48):
+                    yield found[1]
 
 
 def programmed(rules: IptablesRules) -> bool:

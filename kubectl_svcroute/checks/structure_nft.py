@@ -45,6 +45,12 @@ def services_programmed(table: NftTable | None) -> int:
     return len(found.elements) if found is not None else 0
 
 
+def node_ports_programmed(table: NftTable | None) -> int:
+    """Elements that lead from a node port to a Service's chain."""
+    found = table.sets.get("service-nodeports") if table is not None else None
+    return len(found.elements) if found is not None else 0
+
+
 def looked_up(table: NftTable, chain: str) -> set[str]:
     """The maps that the rules of a chain look packets up in."""
     found = table.chains.get(chain)

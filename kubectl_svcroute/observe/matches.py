@@ -96,7 +96,8 @@ def interface_in(pattern: str, negated: bool) -> Test:
             return negated
         answer = packet.iif.matches(pattern)
         if answer is None:
-            return Doubt(f"whether the packet comes in by an interface named {pattern} is not in the dump")
+            reason = f"whether the packet comes in by an interface named {pattern} is not in the dump"
+            return Doubt(reason, f"in {pattern}", negated)
         return answer is not negated
 
     return test
@@ -115,7 +116,10 @@ def interface_out(pattern: str, negated: bool) -> Test:
             return not negated
         if pattern == "lo":
             return packet.ctx.is_local(packet.original[0] if packet.hook == "OUTPUT" else packet.dst) is not negated
-        return Doubt(f"whether the packet leaves by an interface named {pattern} is not in the dump")
+        reason = f"whether the packet leaves by an interface named {pattern} is not in the dump"
+        # A way out belongs to a destination; at OUTPUT that is where the packet was first sent.
+        where = packet.original[0] if packet.hook == "OUTPUT" else packet.dst
+        return Doubt(reason, f"out {pattern} to {where}", negated)
 
     return test
 

@@ -280,8 +280,9 @@ def _packet_type_item(value: Value) -> Item:
     return "host" if value in ("host", "unicast", 0) else _name_item(value)
 
 
-def _pattern_doubt(item: Item, direction: str) -> Doubt:
-    return Doubt(f"whether the packet {direction} by an interface named {item} is not in the dump")
+def _pattern_doubt(item: str, direction: str, fact: str) -> Doubt:
+    name = f"{item[:-1]}+" if item.endswith("*") else item  # as iptables, which may ask for the same, would write it
+    return Doubt(f"whether the packet {direction} by an interface named {item} is not in the dump", fact.format(name))
 
 
 def _came_in_by(item: Item, packet: Packet) -> Result:
@@ -289,7 +290,7 @@ def _came_in_by(item: Item, packet: Packet) -> Result:
     if not isinstance(item, str) or item.isdigit():
         return Doubt("which interface has which number is not in the dump")
     answer = packet.iif.matches(item)
-    return _pattern_doubt(item, "comes in") if answer is None else answer
+    return _pattern_doubt(item, "comes in", "in {}") if answer is None else answer
 
 
 _LO = Interface(name="lo")
@@ -303,11 +304,12 @@ def _leaves_by(item: Item, packet: Packet) -> Result:
     if packet.hook in ("PREROUTING", "INPUT"):
         return False  # nft_meta_store_ifname: no interface, an empty name
     # At OUTPUT it is the way to where the packet was first sent: it is routed anew only behind the hook.
-    if packet.ctx.is_local(packet.original[0] if packet.hook == "OUTPUT" else packet.dst):
+    where = packet.original[0] if packet.hook == "OUTPUT" else packet.dst
+    if packet.ctx.is_local(where):
         return bool(_LO.matches(item))
     if item == "lo":
         return False
-    return _pattern_doubt(item, "leaves")
+    return _pattern_doubt(item, "leaves", f"out {{}} to {where}")
 
 
 def _ct(ct: Ct) -> Part:
@@ -596,7 +598,8 @@ class Lookup:
                 originals.add(split.original)
             sets.append(ranges)
         if doubts:
-            return doubts[0]
+            alone = len(found) == 1 and len(found[0].conditions) == 1
+            return doubts[0] if alone else Doubt(doubts[0].reason)
         if not sets:
             return False
         if len(originals) > 1:

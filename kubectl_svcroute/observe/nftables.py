@@ -750,6 +750,8 @@ def _comparison(part: Part, op: str, right: Value) -> _Op:
             return any(has(item, value) for item in items) is not negated
         answers = [part.answer(item, packet) for item in items]
         answer = True if True in answers else next((a for a in answers if a is not False), False)
+        if isinstance(answer, Doubt) and len(answers) > 1:
+            answer = Doubt(answer.reason)  # of several names: which of them would hold is not this one's fact
         return _split(packet, negate(answer, packet.ctx) if negated else answer)
 
     return test

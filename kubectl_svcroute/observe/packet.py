@@ -83,9 +83,9 @@ class Packet:
     """One branch of a walk. Mutable, and copied at forks; `trace` is shared."""
 
     __slots__ = (
-        "bound_dst", "bound_src", "ctmark", "ctx", "doubts", "dport", "dst", "early", "from_node", "hook", "iif", "left_as",
-        "mark", "masquerade", "memory", "original", "proto", "remembered", "seconds", "src", "trace", "unknown", "untracked",
-        "weight",
+        "bound_dst", "bound_src", "ctmark", "ctx", "doubts", "dport", "dst", "early", "facts", "from_node", "hook", "iif",
+        "left_as", "mark", "masquerade", "memory", "original", "proto", "remembered", "seconds", "src", "trace", "unknown",
+        "untracked", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +115,8 @@ class Packet:
         self.trace: Trace | None = None
         self.doubts: tuple[tuple[int, bool, str], ...] = ()
         """Unknowns that were assumed on the way: (which fork, how it was taken, why it is not known)."""
+        self.facts: tuple[tuple[str, bool], ...] = ()
+        """What was assumed of facts that other rules may ask for again."""
         self.memory: frozenset[str] = frozenset()
         """Affinity lists that hold the client's address from an earlier connection."""
         self.remembered: frozenset[str] = frozenset()
@@ -168,6 +170,10 @@ class Doubt(NamedTuple):
     """A match of which a dump cannot tell whether it holds."""
 
     reason: str
+    fact: str = ""
+    """What would have to be known, where other matches may ask for the same: a branch that assumed it goes on assuming it."""
+    negated: bool = False
+    """Holds where the fact does not."""
 
 
 Result = bool | SourceSplit | Chance | Doubt
@@ -225,11 +231,18 @@ def _split(packet: Packet, result: Result) -> tuple[Packet | None, Packet | None
         mine.weight = packet.weight * result.probability
         return mine, other
     if isinstance(result, Doubt):
+        if result.fact:
+            known = next((holds for fact, holds in packet.facts if fact == result.fact), None)
+            if known is not None:
+                return (None, packet) if known is result.negated else (packet, None)
         fork = next(_fork_numbers)
         other = packet.copy()
         other.doubts = (*packet.doubts, (fork, False, result.reason))
         mine = packet.copy()
         mine.doubts = (*packet.doubts, (fork, True, result.reason))
+        if result.fact:
+            mine.facts = (*packet.facts, (result.fact, not result.negated))
+            other.facts = (*packet.facts, (result.fact, result.negated))
         return mine, other
     return (packet, None) if result else (None, packet)
 
@@ -242,4 +255,4 @@ def negate(result: Result, ctx: NodeContext) -> Result:
         return SourceSplit(subtract(ALL[ctx.family], result.ranges), result.original)
     if isinstance(result, Chance):
         return Chance(1 - result.probability)
-    return result
+    return result._replace(negated=not result.negated)

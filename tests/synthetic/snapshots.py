@@ -117,6 +117,18 @@ class Objects:
             made = {"metadata": {"name": name, "namespace": "more"}, "subsets": subsets if addresses else []}
             self.lists["endpoints"]["items"].append(made)
 
+    def keep(self, names: frozenset[str]) -> None:
+        """Of the Services that were added, these alone."""
+        wanted = names | {f"{name}-a" for name in names}
+        for kind in ("services", "endpoints", "endpointslices"):
+            if kind in self.lists:
+                found = [
+                    i
+                    for i in self.lists[kind]["items"]
+                    if i["metadata"]["namespace"] != "more" or i["metadata"]["name"] in wanted
+                ]
+                self.lists[kind]["items"] = found
+
     def copy(self) -> Objects:
         new = Objects.__new__(Objects)
         new.lists = copy.deepcopy(self.lists)
