@@ -456,6 +456,7 @@ class NodeAudit:
                 services_programmed=structure_nft.services_programmed(table),
                 node_ports_programmed=structure_nft.node_ports_programmed(table),
                 node_port_lookup=table is not None and "service-nodeports" in structure_nft.looked_up(table, "services"),
+                node_port_ips=structure_nft.node_port_ips(table),
                 hairpin_rule=structure_nft.hairpin_rule(table, config.version),
                 hooks=structure_nft.hooks(table),
             )
@@ -604,7 +605,8 @@ class NodeAudit:
             if expectation.action is Action.TRANSLATE:
                 self.translated["*", view.family].add(service)
                 if expectation.client is Client.HAIRPIN:
-                    self.translated["SR302", view.family].add(service)
+                    if not expectation.lenient_masquerade.issuperset(expectation.backends):  # an endpoint is here
+                        self.translated["SR302", view.family].add(service)
                 elif expectation.frontend.kind is FrontendKind.CLUSTER_IP:
                     self.translated["SR301" if expectation.masquerade == "always" else "SR303", view.family].add(service)
             from_pod = expectation.client in (Client.POD, Client.HAIRPIN)

@@ -31,6 +31,8 @@ class Facts:
     """nftables: whether packets are looked up in the map of node ports; None: the packet's way tells."""
     node_ports_programmed: int
     """Rules, or elements, that lead from a node port to a Service's chain."""
+    node_port_ips: frozenset[str] | None = None
+    """nftables: the node's addresses for which node ports are looked up; None where it is a matter of the rules alone."""
     hairpin_rule: bool | None = None
     """nftables from 1.36: whether the rule that masquerades what a pod sends to itself stands; None: pods are marked."""
     hooks: frozenset[tuple[str, str]]
@@ -102,7 +104,8 @@ def blame_untranslated(case: Case, end: End) -> Blame:
     looked = case.facts.node_port_lookup
     if looked is None:
         looked = any(s.target == marks.node_ports for s in after)
-    if frontend.kind is FrontendKind.NODE_PORT and not looked:
+    served = case.facts.node_port_ips
+    if frontend.kind is FrontendKind.NODE_PORT and (not looked or (served is not None and frontend.address not in served)):
         message = f"no rule sends packets for {frontend.address} on to {marks.node_ports}"
         return Blame(code="SR105", message=message, key=frontend.address, node_wide=True, place="fixed")
     if frontend.kind is FrontendKind.NODE_PORT and not case.facts.node_ports_programmed:

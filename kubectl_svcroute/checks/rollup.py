@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ..model.report import Finding, Severity
+from ..model.routes import Client
 from .observation import Observation
 from .registry import CODES
 
@@ -54,7 +55,7 @@ def roll_up(
     codes = {o.code for o in seen}
     if "SR106" in codes:
         seen = [o for o in seen if o.code not in _EXPLAINED_BY_NEVER_PROGRAMMED]
-    seen = _empty_node_ports(_foreign_rules(_filter_hooks(seen)))
+    seen = _empty_node_ports(_foreign_rules(_unfiltered(_filter_hooks(seen))))
     seen = _shared(seen, services_expected)
     wide: dict[tuple[str, str], list[Observation]] = defaultdict(list)
     own: dict[tuple[str, str, str], list[Observation]] = defaultdict(list)
@@ -88,6 +89,23 @@ def _foreign_rules(seen: list[Observation]) -> list[Observation]:
     if not culprits:
         return seen
     return [o for o in seen if o.node_wide or o.code not in _EXPLAINED_BY_FOREIGN_RULE or not culprits.intersection(o.evidence)]
+
+
+def _unfiltered(seen: list[Observation]) -> list[Observation]:
+    """nftables: where the check of source ranges is not reached, every Service that has some is open for that one reason."""
+    causes = {o.key: o for o in seen if o.code == "SR608" and "firewall-check" in o.key}
+    if not causes:
+        return seen
+    kept = []
+    for observation in seen:
+        hook = "OUTPUT" if observation.client is Client.NODE else "PREROUTING"
+        cause = causes.get("firewall-check") or causes.get(f"{hook} firewall-check")
+        if observation.code != "SR407" or observation.node_wide or cause is None:
+            kept.append(observation)
+            continue
+        same = replace(observation, code=cause.code, node_wide=True, key=cause.key, message=cause.message, place=cause.place)
+        kept.append(replace(same, evidence=cause.evidence, severity=Severity.ERROR))
+    return kept
 
 
 def _empty_node_ports(seen: list[Observation]) -> list[Observation]:

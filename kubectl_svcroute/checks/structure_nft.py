@@ -51,6 +51,15 @@ def node_ports_programmed(table: NftTable | None) -> int:
     return len(found.elements) if found is not None else 0
 
 
+def node_port_ips(table: NftTable | None) -> frozenset[str] | None:
+    """The set nodeport-ips, where the lookup of node ports asks for it."""
+    services = table.chains.get("services") if table is not None else None
+    found = table.sets.get("nodeport-ips") if table is not None else None
+    if services is None or found is None or not any("@nodeport-ips" in str(rule) for rule in services.rules):
+        return None
+    return frozenset(str(element.key[0]) for element in found.elements if len(element.key) == 1)
+
+
 def looked_up(table: NftTable, chain: str) -> set[str]:
     """The maps that the rules of a chain look packets up in."""
     found = table.chains.get(chain)

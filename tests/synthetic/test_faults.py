@@ -79,21 +79,6 @@ def fault(truth: Any, *, node: int = 1, fam: int = 4, when: Callable[[Cluster], 
 
 
 @fault(None)
-def no_output_jump(t: Rules, e: Cluster):
-    t.delete("nat", "^-A OUTPUT .*KUBE-SERVICES")
-
-
-@fault(None)
-def no_postrouting_jump(t: Rules, e: Cluster):
-    t.delete("nat", "^-A POSTROUTING .*KUBE-POSTROUTING")
-
-
-@fault(None)
-def no_filter_forward_jump(t: Rules, e: Cluster):
-    t.delete("filter", "^-A FORWARD .*KUBE-FORWARD")
-
-
-@fault(None)
 def no_filter_services_forward(t: Rules, e: Cluster):
     t.delete("filter", "^-A FORWARD .*KUBE-SERVICES")
 
@@ -104,56 +89,8 @@ def no_filter_external_input(t: Rules, e: Cluster):
 
 
 @fault(None)
-def accept_first(t: Rules, e: Cluster):
-    t.insert("nat", "PREROUTING", "-j ACCEPT")
-
-
-@fault(None)
 def accept_range_first(t: Rules, e: Cluster):
     t.insert("nat", "PREROUTING", "-d 10.96.0.0/12 -j ACCEPT")
-
-
-@fault(None)
-def return_first(t: Rules, e: Cluster):
-    t.insert("nat", "PREROUTING", "-j RETURN")
-
-
-@fault([K])
-def dnat_first(t: Rules, e: Cluster):
-    t.insert("nat", "PREROUTING", f"-d {e.ips[K]}/32 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.244.9.9:80")
-
-
-@fault(None)
-def postrouting_accept(t: Rules, e: Cluster):
-    t.insert("nat", "POSTROUTING", "-j ACCEPT")
-
-
-@fault(None)
-def mangle_clears_mark(t: Rules, e: Cluster):
-    t.insert("mangle", "POSTROUTING", "-j MARK --set-xmark 0x0/0x4000")
-
-
-@fault(None)
-def raw_notrack(t: Rules, e: Cluster):
-    t.table("raw")
-    t.insert("raw", "PREROUTING", "-d 10.96.0.0/12 -j CT --notrack")
-    t.insert("raw", "OUTPUT", "-d 10.96.0.0/12 -j CT --notrack")
-
-
-@fault([K])
-def raw_drop(t: Rules, e: Cluster):
-    t.table("raw")
-    t.insert("raw", "PREROUTING", f"-d {e.ips[K]}/32 -j DROP")
-
-
-@fault([K])
-def forward_drop_pod(t: Rules, e: Cluster):
-    t.insert("filter", "FORWARD", "-d 10.244.1.2/32 -j DROP")
-
-
-@fault(None)
-def forward_policy_drop(t: Rules, e: Cluster):
-    t.policy("filter", "FORWARD", "DROP")
 
 
 @fault("none")
@@ -232,60 +169,14 @@ def hostport_cni(t: Rules, e: Cluster):
 
 
 @fault(None)
-def mark_masq_empty(t: Rules, e: Cluster):
-    t.delete("nat", "^-A KUBE-MARK-MASQ")
-
-
-@fault(None)
-def no_masquerade_rule(t: Rules, e: Cluster):
-    t.delete("nat", "^-A KUBE-POSTROUTING .*MASQUERADE")
-
-
-@fault(None, when=lambda e: e.minor >= 20)
-def masquerade_everything(t: Rules, e: Cluster):
-    t.delete("nat", "^-A KUBE-POSTROUTING -m mark")
-
-
-@fault(None)
-def no_nodeports_tail(t: Rules, e: Cluster):
-    t.delete("nat", "^-A KUBE-SERVICES .*KUBE-NODEPORTS")
-
-
-@fault(None)
-def services_empty(t: Rules, e: Cluster):
-    t.delete("nat", "^-A KUBE-SERVICES ")
-
-
-@fault(None)
 def nodeports_empty(t: Rules, e: Cluster):
     t.delete("nat", "^-A KUBE-NODEPORTS ")
-
-
-@fault([K])
-def skewed(t: Rules, e: Cluster):
-    t.sub("nat", "(^-A KUBE-SVC-" + e.hash(K, "") + " .*--probability )0.2\\d+", "\\g<1>0.90000000000", 1)
-
-
-@fault([K])
-def no_statistic(t: Rules, e: Cluster):
-    t.sub("nat", "(^-A KUBE-SVC-" + e.hash(K, "") + " .*)-m statistic --mode random --probability 0.2\\d+ ", "\\1", 1)
 
 
 @fault([K])
 def duplicate_behind(t: Rules, e: Cluster):
     r = t.rules("nat", "KUBE-SVC-" + e.hash(K, ""))
     t.lines.insert(r[-1] + 1, t.lines[r[-1]])
-
-
-@fault([K])
-def duplicate_random(t: Rules, e: Cluster):
-    r = [i for i in t.rules("nat", "KUBE-SVC-" + e.hash(K, "")) if "statistic" in t.lines[i]]
-    t.lines.insert(r[0], t.lines[r[0]])
-
-
-@fault(["shop/web"])
-def entry_to_other_chain(t: Rules, e: Cluster):
-    t.sub("nat", "(^-A KUBE-SERVICES .*shop/web:http cluster IP.* -j )KUBE-SVC-.*", "\\1KUBE-SVC-" + e.hash("shop/edge", "http"))
 
 
 @fault(["shop/web", "shop/edge"])
@@ -297,25 +188,6 @@ def entries_swapped(t: Rules, e: Cluster):
 @fault([K])
 def entry_wrong_port(t: Rules, e: Cluster):
     t.sub("nat", "(^-A KUBE-SERVICES .*default/kuard:? cluster IP.*--dport )8080( -j KUBE-SVC.*)", "\\g<1>8081\\2")
-
-
-@fault([K])
-def entry_wrong_proto(t: Rules, e: Cluster):
-    t.sub(
-        "nat",
-        "(^-A KUBE-SERVICES .*)-p tcp (.*default/kuard:? cluster IP.*)-m tcp( --dport 8080 -j KUBE-SVC.*)",
-        "\\1-p udp \\2-m udp\\3",
-    )
-
-
-@fault([K])
-def dnat_wrong_proto(t: Rules, e: Cluster):
-    t.sub("nat", "(^-A " + e.sep(K, "", "10.244.1.2:8080") + " )-p tcp (.*)-m tcp( -j DNAT.*)", "\\1-p udp \\2-m udp\\3")
-
-
-@fault(["more/itp-node"], when=lambda e: e.minor >= 24)
-def ext_loses_mark(t: Rules, e: Cluster):
-    t.delete("nat", "^-A KUBE-EXT-" + e.hash("more/itp-node", "h") + " .*MARK-MASQ")
 
 
 @fault(["more/itp-node"], when=lambda e: e.minor >= 24)
@@ -347,11 +219,6 @@ def no_local_mark(t: Rules, e: Cluster):
     t.delete("nat", "^-A KUBE-EXT-" + e.hash("more/sticky-local", "") + " .*masquerade LOCAL")
 
 
-@fault(["more/sticky-local"], when=lambda e: e.minor >= 24)
-def ext_no_svl(t: Rules, e: Cluster):
-    t.delete("nat", "^-A KUBE-EXT-" + e.hash("more/sticky-local", "") + " -j KUBE-SVL")
-
-
 @fault(["more/sticky-local"], when=lambda e: e.minor <= 23)
 def xlb_empty(t: Rules, e: Cluster):
     t.delete("nat", "^-A KUBE-XLB-" + e.hash("more/sticky-local", "") + " .*KUBE-SEP")
@@ -362,19 +229,9 @@ def no_local_drop_missing(t: Rules, e: Cluster):
     t.delete("filter", "^-A KUBE-EXTERNAL-SERVICES .*more/both-local has no local.*")
 
 
-@fault(["shop/agent"], node=3, when=lambda e: e.minor >= 25)
-def itp_drop_missing(t: Rules, e: Cluster):
-    t.delete("filter", "shop/agent:otlp has no local")
-
-
 @fault(["more/itp-node"], when=lambda e: e.minor >= 24)
 def itp_to_cluster(t: Rules, e: Cluster):
     t.sub("nat", "(^-A KUBE-SERVICES .*more/itp-node:h cluster IP.* -j )KUBE-SVL", "\\1KUBE-SVC")
-
-
-@fault(["shop/cart"])
-def affinity_timeout(t: Rules, e: Cluster):
-    t.sub("nat", "(KUBE-SVC-" + e.hash("shop/cart", "tcp") + " .*--seconds )3600", "\\g<1>60")
 
 
 @fault(["shop/cart"])
@@ -406,29 +263,9 @@ def affinity_uncalled(t: Rules, e: Cluster):
         )
 
 
-@fault(["more/ranged"])
-def ranges_opened(t: Rules, e: Cluster):
-    t.sub("nat", "(^-A KUBE-FW-" + e.hash("more/ranged", "") + ") -s 10.0.0.0/8", "\\1")
-
-
-@fault(["more/ranged"])
-def range_missing(t: Rules, e: Cluster):
-    t.delete("nat", "^-A KUBE-FW-" + e.hash("more/ranged", "") + " -s 10.0.0.0/8")
-
-
-@fault(["more/ranged"], when=lambda e: e.minor >= 25)
-def firewall_drop_missing(t: Rules, e: Cluster):
-    t.delete("filter", "KUBE-PROXY-FIREWALL .*more/ranged")
-
-
 @fault(["more/ranged"], when=lambda e: e.minor >= 24)
 def firewall_bypassed(t: Rules, e: Cluster):
     t.sub("nat", "(^-A KUBE-SERVICES .*more/ranged loadbalancer IP.* -j )KUBE-FW", "\\1KUBE-EXT")
-
-
-@fault(["shop/empty"])
-def reject_missing(t: Rules, e: Cluster):
-    t.delete("filter", "^-A KUBE-SERVICES .*shop/empty:? has no")
 
 
 @fault(["shop/empty"])
@@ -457,11 +294,6 @@ def _deleted(t: Rules, e: Cluster, comment: bool = True):
     t.append("nat", sep, f"-p tcp {c(spn)}-m tcp -j DNAT --to-destination 10.244.2.200:80")
 
 
-@fault(["gone/old"])
-def deleted_service(t: Rules, e: Cluster):
-    _deleted(t, e)
-
-
 @fault(None)
 def deleted_service_unnamed(t: Rules, e: Cluster):
     _deleted(t, e, False)
@@ -473,15 +305,6 @@ def deleted_service_node_port(t: Rules, e: Cluster):
     t.delete("nat", "10.96.99.99")
     h = digest("gone/old:http" + "tcp")[:16]
     t.append("nat", "KUBE-NODEPORTS", f'-p tcp -m comment --comment "gone/old:http" -m tcp --dport 32222 -j KUBE-SVC-{h}')
-
-
-@fault(["gone/old"])
-def deleted_service_rejects(t: Rules, e: Cluster):
-    t.append(
-        "filter",
-        "KUBE-SERVICES",
-        '-d 10.96.99.99/32 -p tcp -m comment --comment "gone/old:http has no endpoints" -m tcp --dport 80 -j REJECT --reject-with icmp-port-unreachable',
-    )
 
 
 @fault([K])
@@ -520,12 +343,6 @@ def wrong_cidr_all(t: Rules, e: Cluster):
 
 
 @fault([K])
-def sep_order(t: Rules, e: Cluster):
-    r = t.rules("nat", e.sep(K, "", "10.244.1.2:8080"))
-    t.lines[r[0]], t.lines[r[1]] = (t.lines[r[1]], t.lines[r[0]])
-
-
-@fault([K])
 def sep_empty(t: Rules, e: Cluster):
     t.delete("nat", "^-A " + e.sep(K, "", "10.244.1.2:8080"))
 
@@ -538,11 +355,6 @@ def no_ipv6_prerouting(t: Rules, e: Cluster):
 @fault(None, fam=6)
 def ipv6_services_empty(t: Rules, e: Cluster):
     t.delete("nat", "^-A KUBE-SERVICES .*cluster IP")
-
-
-@fault(None)
-def both_backends(t: Rules, e: Cluster):
-    return {"iptables-legacy-save.txt": t.text, "iptables-nft-save.txt": None}
 
 
 @fault(["shop/legacy"], when=lambda e: e.minor <= 20)
@@ -566,11 +378,6 @@ def return_in_services(t: Rules, e: Cluster):
 
 
 @fault(None)
-def nat_flushed(t: Rules, e: Cluster):
-    t.flush("nat")
-
-
-@fault(None)
 def filter_flushed(t: Rules, e: Cluster):
     t.flush("filter")
 
@@ -589,19 +396,9 @@ def fine_health(t: Rules, e: Cluster):
     }
 
 
-@fault(None)
-def no_ipv4_forward(t: Rules, e: Cluster):
-    return {"sysctl.txt": SYSCTL.replace("ip_forward = 1", "ip_forward = 0")}
-
-
 @fault(None, when=lambda e: 6 in e.setup.families)
 def no_ipv6_forward(t: Rules, e: Cluster):
     return {"sysctl.txt": SYSCTL.replace("all.forwarding = 1", "all.forwarding = 0")}
-
-
-@fault(None)
-def conntrack_full(t: Rules, e: Cluster):
-    return {"sysctl.txt": SYSCTL.replace("conntrack_count = 7", "conntrack_count = 262144")}
 
 
 @fault(None)
@@ -612,14 +409,6 @@ def no_route_localnet(t: Rules, e: Cluster):
 @fault([K])
 def unknown_target_share(t: Rules, e: Cluster):
     t.insert("filter", "FORWARD", "-d 10.244.1.2/32 -j REJECT --reject-with icmp-host-prohibited")
-
-
-@fault(["shop/edge"])
-def lb_mark_lost(t: Rules, e: Cluster):
-    if e.minor >= 24:
-        t.delete("nat", "^-A KUBE-EXT-" + e.hash("shop/edge", "http") + " .*MARK-MASQ")
-    else:
-        t.delete("nat", "^-A KUBE-FW-" + e.hash("shop/edge", "http") + " .*MARK-MASQ")
 
 
 @fault(["shop/web"])
@@ -665,11 +454,6 @@ def duplicate_everywhere(t: Rules, e: Cluster):
     for c in ("PREROUTING", "OUTPUT"):
         r = t.rules("nat", c)
         t.lines[r[0] : r[0]] = [t.lines[r[0]]] * 20
-
-
-@fault(None)
-def pods_masqueraded(t: Rules, e: Cluster):
-    t.insert("nat", "POSTROUTING", "-s 10.244.0.0/16 -j MASQUERADE")
 
 
 def _cases() -> list[tuple[str, int]]:
