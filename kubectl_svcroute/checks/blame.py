@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..model.net import FrontendKind
 from ..model.routes import Action
 from ..model.ways import End, Step
+from .landmarks import NFTABLES
 
 if TYPE_CHECKING:
     from .compare import Case
@@ -128,7 +129,8 @@ def blame_stopped(case: Case, end: End) -> Blame:
     if allowed and not end.translated and _to_filter(step):
         # It should not have come here with this address: what kept it from being translated is the cause.
         lost = blame_untranslated(case, end)
-        if lost.node_wide or lost.code in ("SR101", "SR102", "SR105", "SR107"):
+        early = lost.code == "SR103" and _stopped_first(case, step)
+        if not early and (lost.node_wide or lost.code in ("SR101", "SR102", "SR105", "SR107")):
             return lost
     targets = {s.target for s in end.way}
     if allowed and case.landmarks.mark in targets and step.chain == "KUBE-FIREWALL" and "KUBE-MARK-DROP" not in targets:
@@ -148,6 +150,12 @@ def blame_stopped(case: Case, end: End) -> Blame:
         node_wide=wide,
         place="fixed" if own and not wide else "foreign",
     )
+
+
+def _stopped_first(case: Case, step: Step) -> bool:
+    """nftables up to 1.33: at OUTPUT kube-proxy checks before it translates, so a packet may never come to a jump that stands."""
+    own = step.hook == "OUTPUT" and step.table.endswith(NFTABLES.table)
+    return own and ("OUTPUT", case.landmarks.services) in case.facts.hooks
 
 
 def _last(way: Sequence[Step], targets: tuple[str, ...]) -> Step | None:

@@ -182,6 +182,11 @@ def dropped(r: Ruleset, c: Cluster) -> None:
     r.set("no-endpoint-services")["elem"].append([element, {"drop": None}])
 
 
+def rejected(r: Ruleset, c: Cluster) -> None:
+    element = {"elem": {"val": {"concat": [c.ips[K], "tcp", 8080]}, "comment": K}}
+    r.set("no-endpoint-services")["elem"].append([element, {"goto": {"target": "reject-chain"}}])
+
+
 def ranges(r: Ruleset) -> list[Any]:
     found: list[Any] = r.rules("firewall-more/ranged/tcp/")[0]["rule"]["expr"][0]["match"]["right"]["set"]
     return found
@@ -211,6 +216,7 @@ FAULTS: dict[str, tuple[Any, Callable[[Ruleset, Cluster], Any]]] = {
     "accept-all": (None, lambda r, c: r.add("services", {"accept": None})),
     "deleted-service": (["gone/old"], deleted),
     "dropped-though-served": (["shop/api"], dropped),
+    "rejected-though-served": ([K], rejected),
     "foreign-drop-one": ([K], lambda r, c: r.table("fw", "prerouting", -150, [to(c.ips[K]), {"drop": None}])),
     "foreign-harmless": ("none", lambda r, c: r.table("fw", "input", 0, [to("192.0.2.9"), {"drop": None}])),
     "foreign-unread": ("unverified", lambda r, c: {"nft-tables.json": json.dumps(UNREAD)}),
