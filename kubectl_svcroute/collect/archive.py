@@ -368,6 +368,17 @@ def _object(source: _Source, name: str) -> dict[str, Any]:
     return found
 
 
+_KINDS = {
+    "services": "Service",
+    "endpointslices": "EndpointSlice",
+    "endpoints": "Endpoints",
+    "pods": "Pod",
+    "nodes": "Node",
+    "namespaces": "Namespace",
+    "daemonsets": "DaemonSet",
+}
+
+
 def _list(source: _Source, key: str) -> dict[str, Any]:
     """A file that holds a List, as the API server or `kubectl get -o json` prints it."""
     name = f"api/{key}.json"
@@ -380,6 +391,12 @@ def _list(source: _Source, key: str) -> dict[str, Any]:
         raise SnapshotError(f"{source.label}: {name}: not a List but {kind}")
     if not all(isinstance(item, dict) for item in items):
         raise SnapshotError(f"{source.label}: {name}: not a List of objects")
+    # A list of other objects, empty or not, would read as a cluster without these.
+    if kind not in ("List", f"{_KINDS[key]}List"):
+        raise SnapshotError(f"{source.label}: {name}: a {kind}, and not a list of {_KINDS[key]} objects")
+    other = next((i["kind"] for i in items if i.get("kind", _KINDS[key]) != _KINDS[key]), "")
+    if other:
+        raise SnapshotError(f"{source.label}: {name}: has a {other} in it, and should be a list of {_KINDS[key]} objects")
     return {**found, "items": items}
 
 

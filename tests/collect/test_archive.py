@@ -197,6 +197,8 @@ def test_list_of_kubectl_is_a_list(tmp_path: Path) -> None:
         ("api/services.json", "[]", "api/services.json: not an object of the API"),
         ("api/services.json", '{"kind": "Service", "items": []}', "api/services.json: not a List but Service"),
         ("api/services.json", '{"kind": "ServiceList"}', "api/services.json: not a List"),
+        ("api/services.json", '{"kind": "PodList", "items": []}', "a PodList, and not a list of Service objects"),
+        ("api/services.json", '{"kind": "List", "items": [{"kind": "Pod"}]}', "has a Pod in it, and should be a list of Service"),
         ("api/services.json", '{"kind": "ServiceList", "items": [1]}', "api/services.json: not a List of objects"),
         ("api/services.json", "[" * 200_000, "api/services.json: not JSON of the API: nested too deeply"),
         ("api/version.json", "1", "api/version.json: not an object of the API"),
