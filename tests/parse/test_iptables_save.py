@@ -119,3 +119,12 @@ def test_counters_before_rules_are_taken_off() -> None:
     """`iptables-save -c` prints counters before each rule; they are no part of it."""
     text = SMALL.replace("-A PREROUTING", "[12:345] -A PREROUTING")
     assert parse_iptables_save(text, family=4).tables["nat"].chains["PREROUTING"][0].startswith("-A PREROUTING")
+
+
+def test_the_other_family_is_not_taken_for_this_one() -> None:
+    """ip6tables-save's text where iptables-save's belongs reads as a node without rules, or the other way round."""
+    with pytest.raises(ParseError, match="these are the rules of IPv4, and should be those of IPv6"):
+        parse_iptables_save(SMALL, family=6)
+    with pytest.raises(ParseError, match="these are the rules of IPv6, and should be those of IPv4"):
+        parse_iptables_save(SMALL.replace("iptables-save", "ip6tables-save"), family=4)
+    parse_iptables_save(SMALL.replace("iptables-save v1.8.9", "xtables-save v1.8.2"), family=6)
