@@ -6,8 +6,14 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
 WORKERS ?= 2
 PYTEST_ARGS ?=
+DIST ?= dist
+# Archives are built in an environment of their own: what is in it gets into them.
+DIST_VENV ?= build/dist-venv
+DIST_BIN = $(DIST_VENV)/bin
+# DIST_ARGS='--glibc 2.28' to fail when the archive would need a newer one
+DIST_ARGS ?=
 
-.PHONY: help venv venv-test test-tools demo test check lint types pytest bench dist generated clean
+.PHONY: help venv venv-test test-tools demo test check lint types pytest bench dist manifest generated clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,9 +62,19 @@ generated: venv-test ## make again what scripts make: the demo, the index of cod
 	$(BIN)/python scripts/make_code_index.py
 	$(BIN)/python scripts/make_readme.py
 
-dist: venv-test ## wheel and source distribution, in dist/
-	$(PIP) install --quiet build
-	$(BIN)/python -m build --outdir dist .
+dist: $(DIST_VENV)/.installed ## wheel, source distribution and krew's archive for this platform, in dist/
+	@scripts/machine.sh dist-tools
+	$(DIST_BIN)/python scripts/make_dist.py $(DIST_ARGS) $(DIST)
+	@$(MAKE) --no-print-directory manifest
+
+manifest: $(DIST_VENV)/.installed ## krew's manifest and the checksums, from the archives that are in dist/
+	$(DIST_BIN)/python scripts/make_manifest.py $(DIST)
+	$(DIST_BIN)/python scripts/krew_rules.py $(DIST)/svcroute.yaml $(DIST)/kubectl-svcroute_v*.tar.gz
+
+$(DIST_VENV)/.installed: scripts/dist-requirements.txt
+	@[ -x $(DIST_BIN)/python ] || scripts/machine.sh venv $(DIST_VENV)
+	$(DIST_BIN)/python -m pip --disable-pip-version-check --no-input install --quiet -r $<
+	@touch $@
 
 clean: ## remove what was built and cached, and leave the virtual environment
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

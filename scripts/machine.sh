@@ -2,7 +2,8 @@
 # What has to be on a machine before anything else can run. Called by the Makefile.
 #
 #   scripts/machine.sh venv DIR     a virtual environment in DIR, with a Python of 3.10 or later
-#   scripts/machine.sh test-tools   the programs that the tests start: sshd, iptables, nft, ip, chromium, …
+#   scripts/machine.sh test-tools   the programs that the tests start: sshd, iptables, nft, ip, kubectl, chromium, …
+#   scripts/machine.sh dist-tools   what an archive is built with: binutils, and Python's shared library
 #
 # Packages are installed only where something is missing, and only by root on a machine with apt-get; elsewhere it says
 # what is missing. Nothing is ever removed or upgraded.
@@ -54,32 +55,57 @@ make_venv() {
 }
 
 # program -> the Debian package that brings it
+DIST_TOOLS=(objdump:binutils strip:binutils)
 TEST_TOOLS=(
   sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client
   iptables-legacy-restore:iptables iptables-nft-restore:iptables ip6tables-legacy-restore:iptables nft:nftables
   conntrack:conntrack ip:iproute2 busybox:busybox tcpdump:tcpdump curl:curl gzip:gzip nc:netcat-openbsd
+  kubectl:kubernetes-client
   chromium:chromium dot:graphviz
+  "${DIST_TOOLS[@]}"
 )
 
 # What draws Mermaid, as GitHub and GitLab do: one script, which the tests load into Chromium. It is on npm alone.
 MERMAID=11.12.0
 MERMAID_AT=build/mermaid
 
-test_tools() {
-  local pair missing=() packages=()
-  for pair in "${TEST_TOOLS[@]}"; do
+# Debian's python3 is one piece; the shared library that an archive needs is a package of its own.
+shared_python() {
+  local python
+  python=$(find_python) || return 0
+  "$python" - <<'PYTHON'
+import ctypes, os, sys, sysconfig
+if os.path.realpath(sys.executable).startswith("/usr/bin/"):
+    try:
+        ctypes.CDLL(sysconfig.get_config_var("INSTSONAME") or "")
+    except OSError:
+        print("libpython%d.%d" % sys.version_info[:2])
+PYTHON
+}
+
+# tools WHAT-FOR [PROGRAM:PACKAGE]...
+tools() {
+  local what=$1 pair missing=() packages=()
+  shift
+  for pair in "$@"; do
     if ! PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1; then
       missing+=("${pair%%:*}")
       case " ${packages[*]-} " in *" ${pair##*:} "*) ;; *) packages+=("${pair##*:}") ;; esac
     fi
   done
+  pair=$(shared_python)
+  [ -z "$pair" ] || { missing+=("$pair"); packages+=("$pair"); }
   if [ ${#missing[@]} = 0 ]; then
     :
   elif can_install; then
-    install "${packages[@]}" || say "warning: ${missing[*]} could not be installed: tests that need them are skipped"
+    install "${packages[@]}" || say "warning: ${missing[*]} could not be installed: $what"
   else
-    say "note: no ${missing[*]} here, and no way to install them: tests that need them are skipped, and say so"
+    say "note: no ${missing[*]} here, and no way to install them: $what"
   fi
+}
+
+test_tools() {
+  tools "tests that need them are skipped, and say so" "${TEST_TOOLS[@]}"
   [ -s "$MERMAID_AT/mermaid-$MERMAID.min.js" ] || mermaid ||
     say "note: no mermaid $MERMAID here, and no npm that brings it: tests that need it are skipped, and say so"
 }
@@ -96,5 +122,6 @@ mermaid() {
 case ${1-} in
   venv) make_venv "$2" ;;
   test-tools) test_tools ;;
-  *) say "usage: $0 venv DIR | test-tools"; exit 2 ;;
+  dist-tools) tools "no archive can be built" "${DIST_TOOLS[@]}" ;;
+  *) say "usage: $0 venv DIR | test-tools | dist-tools"; exit 2 ;;
 esac
