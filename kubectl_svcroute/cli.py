@@ -1,6 +1,6 @@
 """The command line: options in, one call, text out; `main` alone decides the exit status (design.md, section 5).
 
-`kubectl svcroute kuard` names no subcommand: `_route` finds out whether the first word that is no option is one, and puts
+`kubectl svcroute kuard` names no subcommand: `route` finds out whether the first word that is no option is one, and puts
 `check` before everything when it is not. A Service that bears a subcommand's name is reached as `svc/trace`.
 
 Nothing here imports kubernetes, paramiko or any other stage before a command needs it: `--help` has to be instant.
@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from . import __version__
+from . import PLUGIN, PROGRAM, __version__
 from .command_help import Group, write_options
-from .command_options import CONTEXT, kube_options, node_options, output_options, part_options, verbose_option, which_options
+from .command_options import (
+    COMPLETE,
+    CONTEXT,
+    kube_options,
+    node_options,
+    output_options,
+    part_options,
+    verbose_option,
+    which_options,
+)
 from .errors import SvcrouteError, UsageError
 from .model.report import ExitCode
 
@@ -27,13 +36,14 @@ if TYPE_CHECKING:
 
 def _program() -> str:
     """How the user calls it: kubectl shows its plugins as its own commands."""
-    return "kubectl svcroute" if os.path.basename(sys.argv[0]).startswith("kubectl-") else "kubectl-svcroute"  # noqa: PTH119
+    return f"kubectl {PLUGIN}" if os.path.basename(sys.argv[0]).startswith("kubectl-") else PROGRAM  # noqa: PTH119
 
 
 LAZY: dict[str, str] = {
     "merge": "One report of the reports of all shards.",
     "probe": "Dial a Service from nodes or a pod, and see where it goes.",
     "job": "Manifests of a run inside the cluster; --collect: what it found.",
+    "completion": "Let the shell complete this plugin's words, through kubectl's completion.",
 }
 """Subcommands that live in a module of their own, `commands/NAME.py`, which offers `command`: name -> short help.
 
@@ -106,7 +116,7 @@ Usage:
 
 
 @click.group(cls=_Group, context_settings=CONTEXT)
-@click.version_option(__version__, prog_name="kubectl-svcroute")
+@click.version_option(__version__, prog_name=PROGRAM)
 def cli() -> None:
     """Verify, node by node, that kube-proxy's rules send every client of a Service where the API says."""
 
@@ -282,7 +292,7 @@ def _check(found: Settings) -> int:
     return run(found)
 
 
-def _route(arguments: Sequence[str]) -> list[str]:
+def route(arguments: Sequence[str]) -> list[str]:
     """Put `check` before everything unless the first word that is no option is a subcommand."""
     takes_value = {
         name for parameter in check.params if isinstance(parameter, click.Option) and not parameter.is_flag
@@ -314,8 +324,12 @@ def main() -> NoReturn:
     from .startup import prepare  # noqa: PLC0415
 
     prepare()
+    if sys.argv[1:2] == [COMPLETE]:
+        from .completion import main as complete  # noqa: PLC0415
+
+        complete(sys.argv[2:])
     try:
-        status = cli.main(args=_route(sys.argv[1:]), prog_name=_program(), standalone_mode=False)
+        status = cli.main(args=route(sys.argv[1:]), prog_name=_program(), standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
         error.show()
@@ -339,7 +353,7 @@ def main() -> NoReturn:
 
             traceback.print_exc()
         click.echo(
-            f"error: a bug in kubectl-svcroute {__version__}: {type(error).__name__}: {error}"
+            f"error: a bug in {PROGRAM} {__version__}: {type(error).__name__}: {error}"
             " (run again with -v for the traceback, and report it)",
             err=True,
         )

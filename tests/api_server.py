@@ -34,7 +34,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -170,6 +170,8 @@ class ApiServer:
         """A folder for each node, whose files the node script prints when it is run in the node's kube-proxy pod."""
         self.logs: dict[tuple[str, str], str] = {}
         """What a pod printed, by namespace and name."""
+        self.upgrade: Callable[[Any], None] | None = None
+        """Takes over connections that ask to become a websocket, after they are authenticated; gets the HTTP handler."""
         self.log: list[Request] = []
         self.resource_version = 1000
         self._faults: list[Fault] = []
@@ -475,6 +477,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(fault)
         elif user is None:
             self._send(401, status_object(401, "Unauthorized", "Unauthorized"))
+        elif api.upgrade is not None and self.headers.get("Upgrade", "").lower() == "websocket":
+            self.close_connection = True
+            api.upgrade(self)
         elif url.path.endswith("/exec"):
             self._exec(*api.exec_in(url.path, self.headers.get("Impersonate-User", user)))
         else:

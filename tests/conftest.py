@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import distribution
 import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update", action="store_true", help="Write golden files anew instead of comparing with them.")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin early, in one process, with what takes long (`distribution`)."""
+    first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
+    if first and not session.config.option.collectonly and any("dist" in getattr(i, "fixturenames", ()) for i in session.items):
+        builder = subprocess.Popen(
+            [sys.executable, str(Path(distribution.__file__))],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        session.config.add_cleanup(lambda: (builder.terminate(), builder.wait()))
+
+
+@pytest.fixture(scope="session")
+def dist() -> distribution.Dist:
+    """What `make dist` makes of this tree. Whether it can be made at all is what the first test of it finds out."""
+    return distribution.built()

@@ -468,6 +468,25 @@ def _kubeconfig_files(options: KubeOptions) -> list[str]:
     return [str(path) for path in paths if path.is_file()]
 
 
+def kubeconfig_names(kind: str, kubeconfig: str | None = None) -> list[str]:
+    """Names of the `contexts`, `clusters` or `users` that the kubeconfig has. Raises UsageError, CollectError.
+
+    Without the kubernetes package, for which nobody who presses the tab key should wait.
+    """
+    import yaml  # noqa: PLC0415 # comes with the kubernetes package
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    found: dict[str, None] = {}
+    for file in _kubeconfig_files(KubeOptions(kubeconfig=kubeconfig)):
+        try:
+            read = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 # a safe loader, both
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise CollectError(f"{file}: no kubeconfig: {_one_line(str(error))}") from error
+        entries = read.get(kind) if isinstance(read, dict) else None
+        found |= dict.fromkeys(str(entry["name"]) for entry in entries or () if isinstance(entry, dict) and "name" in entry)
+    return sorted(found)
+
+
 _Named = dict[str, dict[str, Mapping[str, Any]]]
 
 

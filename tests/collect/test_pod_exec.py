@@ -127,6 +127,11 @@ class Session:
         return self.stdin
 
 
+def accept_key(key: str) -> str:
+    """What a server answers to a client's Sec-WebSocket-Key (RFC 6455, 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
+
+
 class ExecServer:
     """An API server that knows nothing but pods/exec; `behave` says what a session does."""
 
@@ -163,9 +168,7 @@ class ExecServer:
             if self.refuse:
                 connection.sendall(self.refuse)
                 return
-            accept = base64.b64encode(
-                hashlib.sha1(headers["sec-websocket-key"].encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
-            ).decode()
+            accept = accept_key(headers["sec-websocket-key"])
             assert self.protocol in headers["sec-websocket-protocol"]
             connection.sendall(
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
