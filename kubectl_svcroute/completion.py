@@ -25,7 +25,7 @@ Offer = tuple[str, str]
 NO_FILES, FILES = 4, 0
 """cobra's ShellCompDirective: NoFileComp, and Default, where the shell offers files."""
 
-_FILES = {"kubeconfig", "identities", "ssh_config", "snapshot", "output_file", "certificate_authority", "path", "paths"}
+_FILES = {"kubeconfig", "identities", "ssh_config", "snapshot", "output_file", "certificate_authority", "path", "reports"}
 _NAMES = {"names": "services", "service": "services", "services": "services", "nodes": "nodes", "node": "nodes",
           "namespace": "namespaces", "kube_context": "contexts", "cluster": "clusters", "user": "users",
           "selector": "labels"}  # fmt: skip
@@ -161,9 +161,7 @@ def _values(parameter: click.Parameter, typed: str, line: _Line) -> tuple[list[O
         from .completion_names import names  # noqa: PLC0415 - reads a cluster
 
         if line.command.name == "demo":
-            from .demo import DEMO  # noqa: PLC0415
-
-            line.given["snapshot"] = [str(DEMO)]
+            line.given["snapshot"] = ["demo"]
         if _NAMES[name] == "services":
             if "all_namespaces" in line.given or "selector" in line.given:
                 return [], NO_FILES  # these and names exclude each other

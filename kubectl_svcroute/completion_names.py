@@ -31,6 +31,9 @@ def _names(kind: str, given: Given) -> list[tuple[str, str]]:
 
         return [(name, "") for name in kubeconfig_names(kind, _last(given, "kubeconfig"))]
     if path := _last(given, "snapshot"):
+        from .options import snapshot_path  # noqa: PLC0415
+
+        path = snapshot_path(path) or path
         return list(_of_snapshot(kind, path, _last(given, "namespace"), everywhere="all_namespaces" in given))
     return list(_of_cluster(kind, given))
 

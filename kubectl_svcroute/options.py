@@ -107,7 +107,7 @@ def settings(given: Mapping[str, Any]) -> Settings:
         all_namespaces=bool(given.get("all_namespaces")),
         selector=given.get("selector"),
         nodes=tuple(given.get("nodes") or ()),
-        snapshot=_snapshot(given.get("snapshot")),
+        snapshot=snapshot_path(given.get("snapshot")),
         kube=kube,
         via=given.get("via") or "auto",
         ssh=ssh,
@@ -143,6 +143,6 @@ def shard_of(text: str) -> ShardOf:
     return ShardOf(index=int(first), count=int(second))
 
 
-def _snapshot(path: str | None) -> str | None:
+def snapshot_path(path: str | None) -> str | None:
     """`demo` is the cluster that comes with the package, unless there is something of that name here."""
     return str(DEMO) if path == "demo" and not Path(path).exists() else path

@@ -34,7 +34,17 @@ SYSTEMS = {"linux": "linux", "darwin": "darwin"}
 ARCHES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 EPOCH = "315532800"
 """The time that files have where a format wants one: 1980-01-01, the first that zip knows."""
-ENTRY = f"from {PACKAGE}.cli import main\n\nmain()\n"
+ENTRY = f"""\
+import sys
+import types
+
+# kubernetes' API client imports the package of its models, of which nothing is used, and which stays out of the archive.
+sys.modules["kubernetes.client.models"] = types.ModuleType("kubernetes.client.models")
+
+from {PACKAGE}.cli import main
+
+main()
+"""
 
 EXCLUDED = (
     # kubernetes' models and calls: two thirds of all modules. The API is read as raw JSON (collect/kube.py).

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from .. import PLUGIN, PROGRAM
+from ..command_help import Command, Group
 from ..command_options import COMPLETE, CONTEXT
 from ..errors import UsageError
 from ..model.report import ExitCode
@@ -27,19 +28,33 @@ exec {PROGRAM} {COMPLETE} "$@"
 """
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(cls=Group, context_settings=CONTEXT)
 def command() -> None:
     """Let the shell complete Services, namespaces, nodes, flags and codes, through kubectl's own completion.
 
     kubectl 1.26 or later asks a file named kubectl_complete-svcroute on PATH. With pip, pipx and uv it is there already; krew
     links one file only, so it has to be installed.
-    """
+
+    \b
+    Examples:
+      # After `kubectl krew install svcroute`
+      kubectl svcroute completion install
+
+      # Into another folder of PATH
+      kubectl svcroute completion install --to ~/bin
+    """  # noqa: D301 - a backslash and b is click's mark for lines that stay as they are
 
 
-@command.command()
+@command.command(cls=Command)
 @click.option("--to", metavar="DIR", type=click.Path(path_type=Path), help="Write it there instead of into a folder on PATH.")
 def install(to: Path | None) -> int:
-    """Write kubectl_complete-svcroute into a folder of yours that is on PATH."""
+    """Write kubectl_complete-svcroute into a folder of yours that is on PATH.
+
+    \b
+    Examples:
+      # Where krew has the plugin, or else into the first folder of PATH that is yours
+      kubectl svcroute completion install
+    """  # noqa: D301 - see above
     present = shutil.which(NAME)
     if present is not None and to is None and not _ours(Path(present)):
         click.echo(f"{present} is there already: nothing to do")
@@ -63,9 +78,15 @@ def install(to: Path | None) -> int:
     return ExitCode.OK
 
 
-@command.command()
+@command.command(cls=Command)
 def remove() -> int:
-    """Remove what `install` wrote."""
+    """Remove what `install` wrote.
+
+    \b
+    Examples:
+      # Before `kubectl krew uninstall svcroute`
+      kubectl svcroute completion remove
+    """  # noqa: D301 - see above
     found = shutil.which(NAME)
     if found is None:
         click.echo(f"there is no {NAME} on PATH: nothing to do")
@@ -80,9 +101,15 @@ def remove() -> int:
     return ExitCode.OK
 
 
-@command.command()
+@command.command(cls=Command)
 def script() -> int:
-    """Print what `install` writes."""
+    """Print what `install` writes.
+
+    \b
+    Examples:
+      # To put it in place by hand: it belongs into a file kubectl_complete-svcroute, executable, on PATH
+      kubectl svcroute completion script
+    """  # noqa: D301 - see above
     click.echo(SHIM, nl=False)
     return ExitCode.OK
 
