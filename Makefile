@@ -12,8 +12,9 @@ DIST_VENV ?= build/dist-venv
 DIST_BIN = $(DIST_VENV)/bin
 # DIST_ARGS='--glibc 2.28' to fail when the archive would need a newer one
 DIST_ARGS ?=
+RANGES_TESTS ?=
 
-.PHONY: help venv venv-test test-tools demo test check lint types pytest bench dist manifest generated clean
+.PHONY: help venv venv-test test-tools demo test check lint types pytest bench dist manifest ranges generated clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +71,11 @@ dist: $(DIST_VENV)/.installed ## wheel, source distribution and krew's archive f
 manifest: $(DIST_VENV)/.installed ## krew's manifest and the checksums, from the archives that are in dist/
 	$(DIST_BIN)/python scripts/make_manifest.py $(DIST)
 	$(DIST_BIN)/python scripts/krew_rules.py $(DIST)/svcroute.yaml $(DIST)/kubectl-svcroute_v*.tar.gz
+
+ranges: $(DIST_VENV)/.installed ## the lowest and the highest versions of every dependency, on every Python that is here
+	rm -rf build/ranges-wheel
+	$(DIST_BIN)/python -m build --no-isolation --wheel --outdir build/ranges-wheel .
+	$(DIST_BIN)/python scripts/try_ranges.py build/ranges-wheel/*.whl $(RANGES_TESTS)
 
 $(DIST_VENV)/.installed: scripts/dist-requirements.txt
 	@[ -x $(DIST_BIN)/python ] || scripts/machine.sh venv $(DIST_VENV)

@@ -29,7 +29,7 @@ def requirements(section: str = "options", key: str = "install_requires") -> lis
     """The dependencies of setup.cfg, one a line."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    return config[section][key].strip().splitlines()
+    return [line for line in config[section][key].strip().splitlines() if line and not line.startswith("#")]
 
 
 def lowest() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import hashlib
 import json
 import os
@@ -32,6 +31,7 @@ try:
     from make_dist import pack
     from make_manifest import SOURCE, filled
     from make_readme import README, blocks
+    from try_ranges import requirements
 finally:
     sys.path.pop(0)
 
@@ -162,14 +162,12 @@ def test_a_manifest_is_filled_for_all_platforms(tmp_path: Path) -> None:
 
 def test_pins_of_the_archive_are_in_the_ranges_of_the_package() -> None:
     """What archives hold is what pip could install: each pin fits the range of setup.cfg, and nothing is left unpinned."""
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
     lines = [line.partition("#")[0].strip() for line in (ROOT / "scripts" / "dist-requirements.txt").read_text().splitlines()]
     pins = [Requirement(line) for line in lines if line]
     for pin in pins:
         assert [spec.operator for spec in pin.specifier] == ["=="], pin
     by_name = {re.sub(r"[-_.]+", "-", pin.name).lower(): pin for pin in pins}
-    for line in config["options"]["install_requires"].strip().splitlines():
+    for line in requirements():
         wanted = Requirement(line)
         (exact,) = by_name[wanted.name.lower()].specifier
         assert wanted.specifier.contains(exact.version) or wanted.marker, line
