@@ -50,7 +50,7 @@ def environment(python: str, end: str, folder: Path, *extra: str) -> Path:
     if note.is_file() and note.read_text(encoding="utf-8") == wanted:
         return inside
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([python, "-m", "venv", str(folder)], check=True)
+    subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
     constraints = folder / "constraints.txt"
     constraints.write_text("".join(f"{line}\n" for line in (lowest() if end == "lowest" else [])), encoding="utf-8")
     pip(inside, "-c", str(constraints), *requirements(), *extra)
@@ -59,9 +59,9 @@ def environment(python: str, end: str, folder: Path, *extra: str) -> Path:
 
 
 def pip(python: Path, *words: str) -> None:
-    """`pip install`; what it prints is shown when it fails. Raises CalledProcessError."""
+    """`pip install` into an environment; what it prints is shown when it fails. Raises CalledProcessError."""
     done = subprocess.run(
-        [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet", "--no-compile", *words],
+        [*pip_for(python), "install", "--quiet", "--no-compile", *words],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
@@ -69,16 +69,21 @@ def pip(python: Path, *words: str) -> None:
     done.check_returncode()
 
 
+def pip_for(python: Path) -> list[str]:
+    """Our own pip, at work in another environment: making one with a pip of its own takes seconds."""
+    return [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "--no-input"]
+
+
 def try_installed(python: Path) -> None:
     """What pip put there works by itself, away from this tree. Raises CalledProcessError."""
-    pip_check = [str(python), "-m", "pip", "--disable-pip-version-check", "check"]
     folder = python.parent
+    env = {"HOME": str(folder), "PATH": os.environ["PATH"]}
     for command, status in (
-        (pip_check, 0),
+        ([*pip_for(python), "check"], 0),
         ([str(folder / "kubectl-svcroute"), "demo", "-A"], 1),
         ([str(folder / "kubectl_complete-svcroute"), "explain", "SR20"], 0),
     ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env={"HOME": str(folder)})
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=env)
         if done.returncode != status:
             sys.stderr.write(done.stdout + done.stderr)
             raise subprocess.CalledProcessError(done.returncode or 1, command)

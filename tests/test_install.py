@@ -20,7 +20,7 @@ from test_process import FIRST, NAME, THIRD, Cluster
 
 sys.path.insert(0, str(ROOT / "scripts"))
 try:
-    from try_ranges import ENDS, environment, lowest, pip, requirements, try_installed
+    from try_ranges import ENDS, environment, lowest, pip, pip_for, requirements, try_installed
 finally:
     sys.path.pop(0)
 
@@ -51,7 +51,7 @@ def test_both_ends_of_the_ranges_work(dist: Dist, end: str, cluster: Installed |
     pip(python, "--no-deps", "--force-reinstall", str(dist.wheel))
     try_installed(python)
     versions = json.loads(
-        subprocess.run([str(python), "-m", "pip", "list", "--format", "json"], capture_output=True, check=True).stdout
+        subprocess.run([*pip_for(python), "list", "--format", "json"], capture_output=True, check=True).stdout
     )
     found = {one["name"].lower(): one["version"] for one in versions}
     if end == "lowest":
