@@ -8,12 +8,18 @@ import random
 import re
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 import kubectl_svcroute
+from kubectl_svcroute.audit import Audit
+from kubectl_svcroute.checks.observation import Observation
 from kubectl_svcroute.collect.node_script import Connections, node_script
+from kubectl_svcroute.model.flow import ProbeRow, ProbeShare
 from kubectl_svcroute.probe.chance import ERROR_RATE, binomial_tail, improbable
+from kubectl_svcroute.probe.judge import Judged
+from kubectl_svcroute.probe.run import _Look, _Run
 
 PACKAGE = Path(kubectl_svcroute.__file__).parent
 
@@ -53,6 +59,27 @@ def test_real_unevenness_is_seen() -> None:
     rng = random.Random(7)
     counts = Counter(rng.randrange(5) for _ in range(20))
     assert not any(improbable(counts[k], 20, 0.2, 5) for k in range(5))
+
+
+def seen(code: str, backend: str, *, sent: int, share: float) -> list[Judged]:
+    """What is left of a failure of the first look, when the second had so many connections to the endpoint and no failure."""
+    observation = Observation(code=code, node_wide=False, service="default/kuard", message="it failed", key=backend)
+    row = ProbeRow(
+        node="n", service="default/kuard", frontend="10.96.0.1:80/TCP", source="node", tool="python3", seen_by="conntrack",
+        dialled=10, connected=10, refused=0, timed_out=0, failed=0, latency=None, expected="translate",
+        answers=(ProbeShare(backend, None, sent, sent, share),),
+    )  # fmt: skip
+    look = _Look(audit=cast("Audit", None), judged={"n": [Judged(observations=[observation])]})
+    return _Run._not_met_again(look, "n", set(), [Judged(row=row)], set())
+
+
+def test_a_failure_that_chance_did_not_meet_again_is_not_forgotten() -> None:
+    """Neither a finding (seen once) nor green: not verified. Refuted is what answered, or what the rules no longer give."""
+    [part] = seen("SR701", "10.244.3.2:80", sent=0, share=0.2)
+    assert [(u.code, u.service) for u in part.unverified] == [("SR921", "default/kuard")]
+    assert "it failed: seen once" in part.unverified[0].reason
+    assert seen("SR702", "10.244.3.2:80", sent=3, share=0.2) == []
+    assert seen("SR701", "10.244.3.2:80", sent=0, share=0.0) == []
 
 
 # ---- who may dial -----------------------------------------------------------------------------------------------------

@@ -342,8 +342,10 @@ class _Run:
             kept = tuple(f for f in second.findings if identity(f) in said and f.service not in moving)
             look.results[name] = replace(second, findings=kept)
             parts = again.judged.get(name, [])
+            seen_again = {_key(o) for o in again.observations(name)}
             for part in parts:
                 part.observations = [o for o in part.observations if _key(o) in twice and o.service not in moving]
+            parts += self._not_met_again(look, name, seen_again, parts, moving)
             gone = {f.service for f in second.findings if f.service} | {o.service for o in look.observations(name) if o.service}
             for service in sorted(gone & moving):
                 reason = "its objects changed while it was probed; run again"
@@ -353,6 +355,31 @@ class _Run:
             look.judged[name] = parts
             if name in again.plans:
                 look.plans[name] = again.plans[name]
+
+    @staticmethod
+    def _not_met_again(
+        look: _Look, name: str, seen_again: set[tuple[str, str | None, str]], parts: Sequence[Judged], moving: set[str]
+    ) -> list[Judged]:
+        """Endpoints that failed in the first look, and that chance did not lead to in the second: neither found nor refuted."""
+        rows = [part.row for part in parts if part.row is not None]
+        found = []
+        for observation in look.observations(name):
+            if observation.code not in ("SR701", "SR702") or _key(observation) in seen_again or observation.service in moving:
+                continue
+            mine = [a for row in rows if row.service == observation.service for a in row.answers if a.backend == observation.key]
+            if any(a.sent for a in mine) or not any(a.share for a in mine):
+                continue  # it answered this time, or the rules no longer send to it
+            reason = f"{observation.message}: seen once, and no connection of the second look met it (raise --count)"
+            found.append(
+                Judged(
+                    unverified=[
+                        Unverified(
+                            code="SR921", node=name, service=observation.service, reason=reason, evidence=observation.evidence
+                        )
+                    ]
+                )
+            )
+        return found
 
     # ---- what is said -----------------------------------------------------------------------------------------------
 
