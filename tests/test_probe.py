@@ -171,6 +171,10 @@ def test_it_says_what_it_will_do_and_a_dry_run_does_nothing(world: World) -> Non
     assert dry.returncode == 0, dry.stderr
     assert f"section probe-1.txt probe tcp {address} 8080 20 20 2 " in dry.stdout
     assert world.node.run("conntrack", "-L", "-d", address).strip() == ""
+    long = world.run("probe", "kuard", "--count", "1000", "--rate", "1")
+    assert long.returncode == 2
+    assert "longer than --timeout (120 s): give --timeout 1014s" in long.stderr
+    assert world.node.run("conntrack", "-L", "-d", address).strip() == ""
 
 
 @ONE_MODE

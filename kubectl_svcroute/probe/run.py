@@ -212,6 +212,12 @@ class _Run:
         most = max((len(plan.targets) for plan in plans), default=0) * self.wish.bounds.count
         if most > MOST_CONNECTIONS:
             raise UsageError(f"that would be {most} connections from one place; the most is {MOST_CONNECTIONS}: lower --count")
+        longest = self.wish.bounds.usual(max((len(plan.targets) for plan in plans), default=0))
+        if self.found.timeout and longest > self.found.timeout:
+            raise UsageError(
+                f"that may take {longest:.0f} s in one place, longer than --timeout ({self.found.timeout:g} s):"
+                f" give --timeout {longest:.0f}s, a higher --rate or a lower --count"
+            )
 
     def _probe(self, look: _Look) -> None:
         """Dial, from all places at once, and judge what came of it."""

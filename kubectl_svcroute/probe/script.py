@@ -39,6 +39,15 @@ class Bounds:
     """Seconds after which a connection is given up."""
     capture: bool = False
 
+    @property
+    def watch(self) -> int:
+        """After so many seconds what watches one target ends by itself, should nobody be there any more to end it."""
+        return int(self.count / self.rate + self.count * self.patience + 30)
+
+    def usual(self, targets: int) -> float:
+        """The longest that it takes where connections overlap, as with python3 and bash."""
+        return 10 + targets * (self.count / self.rate + self.patience + (5 if self.capture else 2))
+
     def seconds(self, targets: int) -> float:
         """The longest that the script can take, looking included."""
         each = self.count / self.rate + 2 * self.patience + 5
@@ -301,7 +310,7 @@ probe() {
   DUMP=
   if [ -n "${10}" ]; then
     if have tcpdump && have timeout && have sleep; then
-      timeout 120 tcpdump -l -nn -tt -i any -c $((8 * $4 + 20)) "${10}" 2>/dev/null &
+      timeout @WATCH@ tcpdump -l -nn -tt -i any -c $((8 * $4 + 20)) "${10}" 2>/dev/null &
       DUMP=$!
       sleep 2
       if ! kill -0 "$DUMP" 2>/dev/null; then DUMP=; printf '# capture none\n'; fi
@@ -311,7 +320,7 @@ probe() {
   # A connection that a pod refuses is forgotten at once: only who listens meanwhile learns where it went.
   EVENTS=
   if [ "$SEEN" = conntrack ] && have timeout && have sleep; then
-    timeout 120 conntrack -E -e NEW -f "$9" -p "$1" -d "$2" --dport "$3" 2>/dev/null </dev/null &
+    timeout @WATCH@ conntrack -E -e NEW -f "$9" -p "$1" -d "$2" --dport "$3" 2>/dev/null </dev/null &
     EVENTS=$!
     sleep 0.2 2>/dev/null || sleep 1
   fi
@@ -326,7 +335,7 @@ probe() {
 
 def dial_script(nonce: str, targets: Sequence[Target], bounds: Bounds) -> str:
     """The script that dials the targets, one after the other, and looks where each connection went."""
-    lines = [_dialler(), _LOOK, _PROBE]
+    lines = [_dialler(), _LOOK, _PROBE.replace("@WATCH@", str(bounds.watch))]
     for target in targets:
         front = target.frontend
         capture = capture_filter(target) if bounds.capture else ""
