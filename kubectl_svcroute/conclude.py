@@ -33,6 +33,10 @@ def conclude(facts: Facts, results: Sequence[NodeResult], *, origin: str = "", w
         mixed = ", ".join(f"{count} {mode}" for mode, count in sorted(modes.items()))
         notes.append(f"the nodes do not run the same proxy mode: {mixed}")
     notes += _tracked([result.row for result in results])
+    ways = Counter(r.row.via for r in results if r.row.mode and r.row.via in ("ssh", "exec", "local"))
+    if len(ways) > 1:
+        told = ", ".join(f"{count} through {way}" for way, count in sorted(ways.items()))
+        notes.append(f"the nodes were not all read in the same way: {told} (-o wide says which)")
     meta = {"origin": origin}
     if modes:
         meta["proxy"] = min(modes.items(), key=lambda mode: (-mode[1], mode[0]))[0]

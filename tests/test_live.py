@@ -274,6 +274,21 @@ def test_an_interrupt_while_reading_names_what_was_not_read() -> None:
     assert {u.reason for u in report.unverified} == {"interrupted before it was read"}
 
 
+def test_nodes_that_were_read_in_another_way_are_told() -> None:
+    """Where some nodes were read over SSH and some through their pods, the report says how many, and of each node which."""
+
+    class Mixed(Churn):
+        def read(self, target: NodeTarget) -> NodeOutcome:
+            found = super().read(target)
+            assert isinstance(found, NodeDump)
+            return replace(found, via="exec" if target.name == SECOND else "ssh")
+
+    report = run(Mixed(seed=1, nodes=(FIRST, SECOND, THIRD), changing=()))
+    assert {row.node: row.via for row in report.nodes} == {FIRST: "ssh", SECOND: "exec", THIRD: "ssh"}
+    assert any("1 through exec, 2 through ssh" in note for note in report.notes)
+    assert not any("in the same way" in note for note in run(still(FIRST, THIRD, hurt=None)).notes)
+
+
 # ---- kube-proxy's own word -------------------------------------------------------------------------------------------------
 
 
