@@ -14,7 +14,7 @@ DIST_BIN = $(DIST_VENV)/bin
 DIST_ARGS ?=
 RANGES_TESTS ?=
 
-.PHONY: help venv venv-test test-tools demo test check lint types pytest bench dist manifest ranges generated clean
+.PHONY: help venv venv-test test-tools demo test check lint types pytest bench e2e dist manifest ranges generated clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,10 +58,16 @@ bench: venv-test ## the benchmarks
 	@found=$$(grep -ls __main__ bench/*.py) || { echo "no benchmark here yet"; exit 0; }; \
 	for file in $$found; do echo "== $$file"; $(BIN)/python $$file || exit; done
 
+MODE ?= iptables
+KUBERNETES ?= v1.34.0
+e2e: venv ## against a real cluster that kind makes, healthy and hurt; MODE=nftables KUBERNETES=v1.33.4
+	scripts/e2e.sh $(MODE) $(KUBERNETES) $(BIN)/kubectl-svcroute
+
 generated: venv-test ## make again what scripts make: the demo, the index of codes, the README's output
 	$(BIN)/python scripts/make_demo.py
 	$(BIN)/python scripts/make_code_index.py
 	$(BIN)/python scripts/make_readme.py
+	$(BIN)/python scripts/make_krew_template.py
 
 dist: $(DIST_VENV)/.installed ## wheel, source distribution and krew's archive for this platform, in dist/
 	@scripts/machine.sh dist-tools

@@ -61,7 +61,7 @@ TEST_TOOLS=(
   iptables-legacy-restore:iptables iptables-nft-restore:iptables ip6tables-legacy-restore:iptables nft:nftables
   conntrack:conntrack ip:iproute2 busybox:busybox tcpdump:tcpdump curl:curl gzip:gzip nc:netcat-openbsd
   kubectl:kubernetes-client
-  chromium:chromium dot:graphviz
+  chromium:chromium dot:graphviz shellcheck:shellcheck
   "${DIST_TOOLS[@]}"
 )
 
