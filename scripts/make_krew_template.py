@@ -14,7 +14,7 @@ HEAD = """\
 # The template with which krew-release-bot proposes each release to krew's index: krew-manifest.yaml, with what the bot fills in.
 # Made by scripts/make_krew_template.py (`make generated`).
 """
-_ARCHIVE = re.compile(r"uri: (\S+)\n( +)sha256: .*")
+_ARCHIVE = re.compile(r"uri: (.+)\n( +)sha256: .*")
 
 
 def template(manifest: str) -> str:

@@ -68,7 +68,10 @@ def test_what_a_workflow_calls_is_there() -> None:
 
 def test_the_bots_template_is_the_manifest() -> None:
     """.krew.yaml, filled in as the bot does it, says what krew-manifest.yaml says."""
-    text = (ROOT / ".krew.yaml").read_text(encoding="utf-8").replace("{{ .TagName }}", "v0.1.0")
+    text = (ROOT / ".krew.yaml").read_text(encoding="utf-8")
+    assert text.count("{{addURIAndSha ") == MANIFEST.read_text(encoding="utf-8").count("uri: ")
+    assert "sha256" not in text.replace("SHA256SUMS", "")
+    text = text.replace("{{ .TagName }}", "v0.1.0")
 
     def fill(found: re.Match[str]) -> str:
         # The bot indents what follows the first line; the first stands where the template has it.
