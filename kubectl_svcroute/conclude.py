@@ -72,7 +72,8 @@ def _service_row(service: ServiceFacts, results: Sequence[NodeResult], findings:
     key = service.service
     verified = [r for r in results if key not in r.unverified_services and (r.row.verified or r.unverified_services)]
     mine = [f for f in findings if f.service == key]
-    fronts = tuple(dict.fromkeys(f for r in results for f in r.frontends.get(key, ())))
+    # Most nodes have the same ones: each list is looked into once.
+    fronts = tuple(dict.fromkeys(f for some in dict.fromkeys(r.frontends.get(key, ()) for r in results) for f in some))
     way = next((r.ways[key] for r in results if key in r.ways), ())
     return ServiceRow(
         service=key,
