@@ -39,6 +39,10 @@ PYTHON = sys.executable
 NAMES = {"iptables": "v1.36-iptables-5000x10", "nftables": "v1.36-nftables-5000x10"}
 
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""An installed program has its bytecode, and so has the one that is measured here from its second run on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What one run of a command took."""
@@ -53,7 +57,7 @@ def run(command: Sequence[str], *, stdin: Path | None = None, fine: Sequence[int
     """Run a command to its end. Raises RuntimeError where its exit status is none of those expected."""
     with open(stdin or os.devnull, "rb") as source, open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - as it is passed on
         begun = time.monotonic()
-        process = subprocess.Popen(command, stdin=source, stdout=nowhere, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, stdin=source, stdout=nowhere, stderr=subprocess.PIPE, env=ENVIRONMENT)
         assert process.stderr is not None
         errors = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
@@ -139,7 +143,8 @@ class Bench:
     # ---- measuring ------------------------------------------------------------------------------------------------------
 
     def pair(self, row: Row, one: Callable[[], Cost], other: Callable[[], Cost]) -> Row:
-        """Measure two things in turn."""
+        """Measure two things in turn, after a first time that does not count."""
+        one(), other()
         for _ in range(self.pairs):
             a, b = one(), other()
             row.ratios.append(a.wall / b.wall)

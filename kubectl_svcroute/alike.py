@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .expect.endpoints import plain_backends
 from .expect.names import port_name
 from .expect.routes import NodeView
 from .model.cluster import Service, ServicePort, Slice
+from .model.net import host_port
 from .model.ranges import number, single, subtract, union
 from .observe.twins import Ask, Cone, Twins
-from .observe.twins_nft import NftTwins
+
+if TYPE_CHECKING:
+    from .again import Reference
+    from .observe.twins_nft import NftTwins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +27,20 @@ class PortCone:
     ask: Ask
     cone: Cone
     key: object
-    twin: bool
+    model: str | None
+    """The Service that was walked, and whose rules these are but for names and addresses; None when there is none."""
+
+    def dialled(self, node_ports: Sequence[str]) -> list[str]:
+        """Its frontends as text; `node_ports` are the addresses where its node port is served."""
+        dialled = [(address, self.port.port) for address in self.ask.addresses]
+        if self.port.node_port:
+            dialled += [(address, self.port.node_port) for address in node_ports]
+        return [f"{host_port(address, number_)}/{self.port.protocol.value}" for address, number_ in dialled]
+
+    @property
+    def twin(self) -> bool:
+        """Whether there is such a Service."""
+        return self.model is not None
 
 
 class Alike:
@@ -35,6 +53,8 @@ class Alike:
         self.external_ips = view.behaviour.external_ips
         self.ip_mode = view.behaviour.ip_mode
         self.view = view
+        self.reference: Reference | None = None
+        """Where further nodes are to be held against this one: what they need to know of its Services."""
         self.me = view.node.name.strip().lower() if view.behaviour.hairpin_local_only else ""
         self.room = sum(high - low + 1 for low, high in view.pods)
 
@@ -67,13 +87,16 @@ class Alike:
                 affinity=service.affinity,
                 local=frozenset(text for text, node in backends.items() if node == self.me) if self.me else frozenset(),
             )
-            cone = self.twins.cone(ask)
+            try:
+                cone = self.twins.cone(ask)
+            except ValueError:
+                return None  # a rule that sends to what is no address: the walk says so
             if cone is None or backends.keys() != set(cone.destinations):
                 return None
             key = self.twins.key(cone, ask)
             if key is None or not self._pods_ask(cone):
                 return None
-            found.append(PortCone(port=port, ask=ask, cone=cone, key=key, twin=self.twins.models.is_twin(key, cone)))
+            found.append(PortCone(port=port, ask=ask, cone=cone, key=key, model=self.twins.models.of(key, cone)))
         return found
 
     def _pods_ask(self, cone: Cone) -> bool:
@@ -82,8 +105,8 @@ class Alike:
             return True
         return bool(subtract(self.view.pods, union(single(number(ip)) for ip in cone.ips)))
 
-    def learn(self, cones: Sequence[PortCone]) -> None:
+    def learn(self, service: str, cones: Sequence[PortCone]) -> None:
         """Take what was walked and found right as models."""
         for cone in cones:
             if not cone.twin:
-                self.twins.models.learn(cone.key, cone.cone)
+                self.twins.models.learn(cone.key, cone.cone, service)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from .again import Reference
 from .checks import structure
 from .conclude import conclude, not_read
 from .errors import ParseError
@@ -23,9 +24,9 @@ from .model.report import Report, Unverified
 from .model.snapshot import ApiObjects, NodeDump, NodeOutcome, Unreachable
 from .node_audit import FILES, NodeAudit
 from .observe.infer import Inference, Votes
+from .parse.iptables_again import Known
 from .parse.iptables_save import parse_iptables_save
 from .parse.kube_objects import build_config, parse_cluster
-from .parse.nft_json import parse_nft_json
 from .parse.proxy_config import settings_from_configz, settings_from_flags, version_of
 from .selection import Selection
 
@@ -57,6 +58,10 @@ class Audit:
             for family in (4, 6)
         }
         self.endpoints_total = self.state.endpoints_total
+        self.texts: dict[str, Known] = {}
+        """File -> what the first node had in it, for the further ones to be held against."""
+        self.references: dict[int, Reference] = {}
+        """Family -> the first node on which Services needed no walk."""
 
     # ---- the pipeline -----------------------------------------------------------------------------------------------
 
@@ -82,6 +87,8 @@ class Audit:
                         except ParseError:
                             continue  # said when the node is judged
                 if "nft-ruleset.json" in outcome.files:
+                    from .parse.nft_json import parse_nft_json  # noqa: PLC0415 - only where there are such rules
+
                     try:
                         votes.add_nft(parse_nft_json(outcome.files["nft-ruleset.json"], source="nft-ruleset.json"))
                     except ParseError:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .again import Reference
 from .alike import Alike, PortCone
-from .checks import structure, structure_nft
+from .checks import structure
 from .checks.blame import Facts
 from .checks.compare import Case, compare
 from .checks.flows import flows_of_services, stale_flows
@@ -33,10 +34,9 @@ from .expect.routes import (
     plan_service,
 )
 from .expect.versions import Behaviour, behaviour
-from .model.cluster import Node, ProxyConfig, Service, ServicePort
+from .model.cluster import Node, ProxyConfig, Service, ServicePort, Slice
 from .model.flow import Flow
-from .model.net import Backend, Frontend, FrontendKind, Protocol, host_port
-from .model.nft import NftRules
+from .model.net import Backend, Frontend, FrontendKind, Protocol
 from .model.node_result import BESIDE_RULES, NodeResult, ShareKey, SyncState
 from .model.plan import Expectation, PortPlan
 from .model.ranges import ALL, Ranges, intersect, network, number, single, subtract, union
@@ -48,22 +48,20 @@ from .model.snapshot import NodeDump
 from .model.ways import Observed
 from .observe.iptables import base_chains
 from .observe.merge import merge
-from .observe.nftables import base_chains as nft_base_chains
 from .observe.observe import Asker
 from .observe.packet import Interface, NodeContext
 from .observe.twins import Twins
-from .observe.twins_nft import NftTwins
 from .observe.walk import Hooks
 from .parse.conntrack import parse_conntrack
+from .parse.iptables_again import Known
 from .parse.iptables_save import parse_iptables_save
 from .parse.mode import node_mode
-from .parse.nft_json import parse_nft_json
-from .parse.nft_tables import foreign_tables
-from .parse.nft_text import parse_nft_text
 from .parse.proxy_metrics import sync_state
 
 if TYPE_CHECKING:
     from .audit import Audit
+    from .checks import structure_nft
+    from .model.nft import NftRules
 
 FILES = {4: "iptables-save.txt", 6: "ip6tables-save.txt"}
 """Family -> the file of a snapshot that holds what the node's own iptables prints."""
@@ -133,6 +131,8 @@ class NodeAudit:
         self.frontends: dict[str, list[str]] = defaultdict(list)
         self.translated: dict[tuple[str, int], set[str]] = defaultdict(set)
         """(`*`, or a code that only some can have; family) -> Services that could have it."""
+        self.changed: dict[int, frozenset[tuple[str, str]]] = {}
+        """Family -> (table, chain) of what is not as on the first node; absent where that is not known."""
         self.sysctl: dict[str, str] = {}
         self.mode = ""
         self.sync: SyncState | None = None
@@ -202,6 +202,9 @@ class NodeAudit:
         text = self.dump.files.get("nft-tables.json")
         if text is None:
             return
+        from .parse.nft_json import parse_nft_json  # noqa: PLC0415 - nftables' modules load where a node has such rules
+        from .parse.nft_tables import foreign_tables  # noqa: PLC0415
+
         walked = [(family, "kube-proxy") for family in ("ip", "ip6")]
         if (dumped := self.dump.files.get("nft-ruleset.json")) is not None:
             try:
@@ -275,7 +278,7 @@ class NodeAudit:
             if file not in self.dump.files:
                 continue
             try:
-                rules = parse_iptables_save(self.dump.files[file], family=family, source=file)
+                rules = self._parse(file, family)
             except ParseError as error:
                 self._cannot("SR902", f"{file}: {error}")
                 return []
@@ -314,6 +317,22 @@ class NodeAudit:
             return [first]
         return found
 
+    def _parse(self, file: str, family: int) -> IptablesRules:
+        """The rules in a file: by what differs from the first node's, where that can be told. Raises ParseError."""
+        text = self.dump.files[file]
+        if file != FILES[family] or not self._worth_comparing():
+            return parse_iptables_save(text, family=family, source=file)
+        known = self.whole.texts.get(file)
+        again = known.read(text, source=file) if known is not None else None
+        if again is not None:
+            self.changed[family] = again.changed
+            return again.rules
+        rules = parse_iptables_save(text, family=family, source=file)
+        if known is None:
+            self.whole.texts[file] = Known(text, rules)
+            self.changed[family] = frozenset()
+        return rules
+
     # ---- one family -------------------------------------------------------------------------------------------------
 
     def _family(self, family: int, config: ProxyConfig, think: Behaviour) -> None:
@@ -331,12 +350,22 @@ class NodeAudit:
             node_ports_programmed=structure.node_ports_programmed(rules),
             hooks=structure.hooks(rules),
         )
-        asker = self.asker(view, merge(base_chains(r) for r in sources))
+        reference = self.whole.references.get(family) if len(sources) == 1 and family in self.changed else None
+        differs = reference.compare(rules, self.changed[family], config, view) if reference is not None else None
+        same = differs is not None and not differs.rules
+        asker = self.asker(view, reference.hooks if reference and same else merge(base_chains(r) for r in sources))
         alike = None
-        if len(sources) == 1 and self._worth_comparing():
-            twins = Twins(rules, cells=(view.detector.pods, view.pod_networks), local=view.local)
-            alike = Alike(twins, view) if twins.usable else None
-        stops = self._services(view, asker, landmarks, facts, alike)
+        if reference is not None and differs is not None:
+            stops = self._services_again(view, asker, landmarks, facts, reference, differs.touched)
+        else:
+            if len(sources) == 1 and self._worth_comparing():
+                twins = Twins(rules, cells=(view.detector.pods, view.pod_networks), local=view.local)
+                alike = Alike(twins, view) if twins.usable else None
+                if alike is not None and family not in self.whole.references and self.changed.get(family) == frozenset():
+                    alike.reference = Reference(
+                        rules=rules, config=config, view=view, entries=twins.entries, cells=twins.cells, hooks=asker.hooks
+                    )
+            stops = self._services(view, asker, landmarks, facts, alike)
         frame = structure.Frame(
             rules=rules,
             version=config.version,
@@ -348,10 +377,19 @@ class NodeAudit:
         for check in (structure.filter_hooks, structure.forward_chain, structure.localnet_guard, structure.canaries):
             self.observations.extend(check(frame))
         self.observations.extend(structure.idle_stops(frame, stops))
-        if self.whole.known is not None:
-            self.observations.extend(structure.duplicates(frame, self._owners))
-            self.observations.extend(structure.leftover_chains(frame))
-            self.observations.extend(structure.deleted_services(frame, self.whole.known))
+        if same and reference is not None:
+            self.observations.extend(reference.structural)
+        elif self.whole.known is not None:
+            found = [
+                *structure.duplicates(frame, self._owners),
+                *structure.leftover_chains(frame),
+                *structure.deleted_services(frame, self.whole.known),
+            ]
+            self.observations.extend(found)
+            if alike is not None and alike.reference is not None:
+                alike.reference.structural = found
+        if alike is not None and alike.reference is not None:
+            self.whole.references[family] = alike.reference
 
     def _services(
         self, view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts, alike: Alike | None
@@ -359,24 +397,74 @@ class NodeAudit:
         """Judge every Service asked for in one family; returns where anybody should be stopped."""
         stops = structure.Stops()
         self._connections(view)
-        for service in self.whole.services:
-            if service.skipped or (service.headless_label and view.behaviour.ignores_headless_label):
-                continue
+        for service in self._programmed(view):
             slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
             cones = alike.cones(service, slices) if alike is not None else None
             if alike is not None and cones is not None and all(cone.twin for cone in cones):
                 self._twin(service, cones, view)
+                if alike.reference is not None:
+                    alike.reference.add(service.key, cones, self.frontends[service.key])
                 continue
-            if filtering_ranges(service, view):
-                stops.filtered.add(service.key)
-            before = (len(self.observations), len(self.unsure))
-            for plan in plan_service(service, slices, view):
-                self._port(plan, view, asker, landmarks, facts)
-                for expectation in plan.expectations:
-                    stops.add(service.key, expectation)
-            if alike is not None and cones is not None and before == (len(self.observations), len(self.unsure)):
-                alike.learn(cones)
+            right = self._walk(service, slices, view, asker, landmarks, facts, stops)
+            if alike is not None and cones is not None and right:
+                alike.learn(service.key, cones)
         return stops
+
+    def _services_again(
+        self, view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts, reference: Reference, touched: set[str]
+    ) -> structure.Stops:
+        """The same on a further node: walk what was walked on the first one and what differs, and take over the rest."""
+        stops = structure.Stops()
+        self._connections(view)
+        wrong, later = [], []
+        for service in self._programmed(view):
+            if service.key in reference.twins and service.key not in touched:
+                later.append(service)
+                continue
+            slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
+            if not self._walk(service, slices, view, asker, landmarks, facts, stops):
+                wrong.append(service.key)
+        right = reference.right(wrong, touched)
+        self._take_over(right, reference, view)
+        for service in later if len(right) < len(later) else ():
+            if service.key not in right:
+                slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
+                self._walk(service, slices, view, asker, landmarks, facts, stops)
+        return stops
+
+    def _programmed(self, view: NodeView) -> Iterator[Service]:
+        """The Services asked for that this kube-proxy has rules for."""
+        for service in self.whole.services:
+            if not (service.skipped or (service.headless_label and view.behaviour.ignores_headless_label)):
+                yield service
+
+    def _walk(
+        self, service: Service, slices: Sequence[Slice], view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts,
+        stops: structure.Stops,
+    ) -> bool:  # fmt: skip
+        """Ask the rules about one Service; whether everything was as it should be."""
+        if filtering_ranges(service, view):
+            stops.filtered.add(service.key)
+        before = (len(self.observations), len(self.unsure))
+        for plan in plan_service(service, slices, view):
+            self._port(plan, view, asker, landmarks, facts)
+            for expectation in plan.expectations:
+                stops.add(service.key, expectation)
+        return before == (len(self.observations), len(self.unsure))
+
+    def _take_over(self, right: set[str], reference: Reference, view: NodeView) -> None:
+        """Note what is known of Services that are right because they are on the first node."""
+        there = node_port_addresses(reference.view) == node_port_addresses(view)
+        for key in right:
+            twin = reference.twins[key]
+            if there or not twin.node_ports:
+                self.frontends[key].extend(twin.frontends)
+            else:
+                self.frontends[key].extend(twin.dialled(node_port_addresses(view)))
+        self.even |= right
+        self.translated["*", view.family] |= right
+        for code in ("SR301", "SR302", "SR303"):
+            self.translated[code, view.family] |= right
 
     def _worth_comparing(self) -> bool:
         """Whether so many Services are asked for that those with the same rules as others need no walk of their own."""
@@ -427,6 +515,9 @@ class NodeAudit:
 
     def _nft_rules(self) -> NftRules | None:
         """kube-proxy's tables, and whatever else stands in the same file; None (with the reason) when not readable."""
+        from .parse.nft_json import parse_nft_json  # noqa: PLC0415 - as above
+        from .parse.nft_text import parse_nft_text  # noqa: PLC0415
+
         for file, parse in (("nft-ruleset.json", parse_nft_json), ("nft-ruleset.txt", parse_nft_text)):
             text = self.dump.files.get(file)
             if text is None:
@@ -441,6 +532,10 @@ class NodeAudit:
         return None
 
     def _nft(self, families: list[int], config: ProxyConfig, think: Behaviour) -> None:
+        from .checks import structure_nft  # noqa: PLC0415 - as above
+        from .observe.nftables import base_chains as nft_base_chains  # noqa: PLC0415
+        from .observe.twins_nft import NftTwins  # noqa: PLC0415
+
         rules = self._nft_rules()
         if rules is None:
             return
@@ -485,6 +580,8 @@ class NodeAudit:
 
     def _unused_ports(self, frame: structure_nft.NftFrame, view: NodeView, asker: Asker, known: structure.Known) -> None:
         """Ask for a port that the lowest and the highest cluster IP do not have, from everybody."""
+        from .checks import structure_nft  # noqa: PLC0415 - as above
+
         addresses = sorted(a for a in known.cluster_ips if (a >> 32 != 0) == (view.family == 6))
         checked = frame.version >= (1, 30) and "cluster-ips-check" in frame.table.chains
         for address in dict.fromkeys((*addresses[:1], *addresses[-1:])) if checked else ():
@@ -501,11 +598,7 @@ class NodeAudit:
         key = service.key
         node_ports = node_port_addresses(view)
         for cone in cones:
-            dialled = [(address, cone.port.port) for address in cone.ask.addresses]
-            if cone.port.node_port:
-                dialled += [(address, cone.port.node_port) for address in node_ports]
-            for address, number_ in dialled:
-                self.frontends[key].append(f"{host_port(address, number_)}/{cone.port.protocol.value}")
+            self.frontends[key].extend(cone.dialled(node_ports))
         self.even.add(key)
         self.translated["*", view.family].add(key)
         for code in ("SR301", "SR302", "SR303"):

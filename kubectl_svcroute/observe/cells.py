@@ -36,6 +36,7 @@ class Cells:
         self._ports: dict[tuple[int, int], None] = {}
         self._edges: list[int] = []
         self._cells: list[int] = []
+        self._port_cells: dict[str, tuple[bool, ...] | None] = {}
 
     @property
     def few(self) -> bool:
@@ -128,6 +129,12 @@ class Cells:
             mine = tuple([contains(ranges, edge) for ranges in self._networks])
             self._cells.append(numbers.setdefault(mine, len(numbers)))
         self._edges = edges
+
+    def port_cell_of(self, port: str) -> tuple[bool, ...] | None:
+        """The cell of a port as it stands in a rule; asked when all rules have been weighed, and kept."""
+        if port not in self._port_cells:
+            self._port_cells[port] = self.port_cell(int(port))
+        return self._port_cells[port]
 
     def port_cell(self, port: int) -> tuple[bool, ...] | None:
         """The cell of a port; None where it is pinned."""

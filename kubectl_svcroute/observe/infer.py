@@ -10,10 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..model.nft import NftRules
 from ..model.ruleset import IptablesRules
+
+if TYPE_CHECKING:
+    from ..model.nft import NftRules
 
 _MARKS_CLUSTER_IP = re.compile(
     r"-A (?:KUBE-SERVICES|KUBE-SV[CL]-\S+) (?:! -s (?P<cidr>\S+) )?-d \S+ (?:! -i (?P<iface>\S+) )?-p .* -j KUBE-MARK-MASQ\Z"

@@ -121,6 +121,9 @@ def address_ranges(value: Value) -> Ranges:
 def _address_item(value: Value) -> Item:
     if value == CATCH_ALL:
         return CATCH_ALL
+    if isinstance(value, str) and "/" not in value:
+        only = number(value)
+        return (only, only)
     return address_ranges(value)[0]
 
 

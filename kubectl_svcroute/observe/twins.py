@@ -21,12 +21,11 @@ A Service that does not fit, for whatever reason, is walked. A test holds the tw
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from ..model.ranges import Ranges, number
+from ..model.ranges import Ranges, contains, number
 from ..model.ruleset import IptablesRules
 from .cells import PINNED, Cells
 
@@ -51,6 +50,8 @@ class Template:
     """Takes the values in the order in which the placeholders stand."""
     count: int
     """How many values there are."""
+    owner: str = ""
+    """The Service that was walked."""
 
     def fits(self, cone: Cone) -> bool:
         """Whether these rules, with this Service's names and addresses, are the Service's own."""
@@ -99,14 +100,19 @@ class Models:
         self._make = make
         self._templates: dict[object, list[Template]] = {}
 
-    def is_twin(self, key: object, cone: Cone) -> bool:
-        """Whether a model with this key has the same rules."""
-        return any(template.fits(cone) for template in self._templates.get(key, ()))
+    @staticmethod
+    def _key(key: object, cone: Cone) -> object:
+        return key, len(cone.values), cone.text.count("\n")
 
-    def learn(self, key: object, cone: Cone) -> None:
-        """Take a Service port that was walked and found right as a model."""
-        templates = self._templates.setdefault(key, [])
+    def of(self, key: object, cone: Cone) -> str | None:
+        """The model with this key that has the same rules, by its Service; None when there is none."""
+        return next((template.owner for template in self._templates.get(self._key(key, cone), ()) if template.fits(cone)), None)
+
+    def learn(self, key: object, cone: Cone, owner: str) -> None:
+        """Take a port of a Service that was walked and found right as a model."""
+        templates = self._templates.setdefault(self._key(key, cone), [])
         if len(templates) < _MOST_MODELS and (template := self._make(cone)) is not None:
+            template.owner = owner
             templates.append(template)
 
 
@@ -114,11 +120,59 @@ def cells_of(cells: Cells, cone: Cone, ask: Ask) -> object | None:
     """In which cells the addresses and ports of a Service port lie; None when one of them is pinned."""
     asked = tuple([cells.cell(number(address)) for address in ask.addresses])
     ips = tuple([cells.cell(number(ip)) for ip in cone.ips])
-    ports = tuple([cells.port_cell(int(where[where.rfind(":") + 1 :])) for where in cone.destinations])
+    ports = tuple([cells.port_cell_of(where[where.rfind(":") + 1 :]) for where in cone.destinations])
     dialled = (cells.port_cell(ask.port), cells.port_cell(ask.node_port) if ask.node_port else ())
     if None in asked or None in ips or None in ports or None in dialled:
         return None
     return asked, ips, ports, dialled
+
+
+class Entries:
+    """The rules that lead to Services' chains, by the address or the node port that they ask for."""
+
+    def __init__(self, nat: Mapping[str, list[str]]) -> None:
+        self.addresses: dict[str, list[tuple[int, str]]] = {}
+        """Address -> (how many rules that catch everything stand before it, rule) in their order."""
+        self.ports: dict[int, list[tuple[int, str]]] = {}
+        self.catch_all: list[str] = []
+        self.catch_all_ports: list[str] = []
+        for rule in nat.get("KUBE-SERVICES", ()):
+            found = PINNED.match(rule)
+            if found:
+                self.addresses.setdefault(found[1], []).append((len(self.catch_all), rule))
+            else:
+                self.catch_all.append(rule)
+        for rule in nat.get("KUBE-NODEPORTS", ()):
+            found = _ENTRY_PORT.match(rule)
+            if found:
+                self.ports.setdefault(int(found[2]), []).append((len(self.catch_all_ports), rule))
+            else:
+                self.catch_all_ports.append(rule)
+
+    def differing(self, other: Entries) -> tuple[set[str], set[int]] | None:
+        """Addresses and node ports whose rules are others there, or stand elsewhere among those that catch everything.
+
+        None where the latter differ themselves. In which order two stand that ask for different ones makes no difference.
+        """
+        if self.catch_all != other.catch_all or self.catch_all_ports != other.catch_all_ports:
+            return None
+        mine, theirs = self.addresses, other.addresses
+        addresses = {a for a in {*mine, *theirs} if _apart(mine.get(a, [])) != _apart(theirs.get(a, []))}
+        ports = {p for p in {*self.ports, *other.ports} if self.ports.get(p) != other.ports.get(p)}
+        return addresses, ports
+
+
+def _apart(entries: list[tuple[int, str]]) -> object:
+    """The entries of one address by what they ask for besides, each in its order; as they are where that is not plain."""
+    if len(entries) < 2:
+        return entries
+    found: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for entry in entries:
+        asked = _ENTRY_PORT.match(entry[1])
+        if not asked:
+            return entries
+        found.setdefault((asked[1], asked[2]), []).append(entry)
+    return found
 
 
 class Twins:
@@ -129,34 +183,16 @@ class Twins:
         self._v6 = rules.family == 6
         self._nat: Mapping[str, list[str]] = rules.tables["nat"].chains if "nat" in rules.tables else {}
         self.cells = Cells((*cells, local))
-        self._by_port: dict[int, list[tuple[int, str]]] = {}
-        self._catch_all_ports: list[int] = []
         self.models = Models(_template)
-        self._entries: dict[str, list[tuple[int, str]]] = {}
-        self._catch_all: list[int] = []
-        self.usable = "KUBE-SERVICES" in self._nat
-        if self.usable:
-            self._read_entries()
-            try:
-                self.usable = self._read_rest(rules) and self.cells.few
-            except (IndexError, ValueError):
-                self.usable = False  # a rule that iptables would not print: whoever walks it says so
+        self.entries = Entries(self._nat)
+        self.at_node = False
+        """Whether an address of the node itself has an entry, before those of the node ports."""
+        try:
+            self.usable = "KUBE-SERVICES" in self._nat and self._read_rest(rules, local) and self.cells.few
+        except (IndexError, ValueError):
+            self.usable = False  # a rule that iptables would not print: whoever walks it says so
 
-    def _read_entries(self) -> None:
-        for position, rule in enumerate(self._nat["KUBE-SERVICES"]):
-            found = PINNED.match(rule)
-            if found:
-                self._entries.setdefault(found[1], []).append((position, rule))
-            else:
-                self._catch_all.append(position)
-        for position, rule in enumerate(self._nat.get("KUBE-NODEPORTS", ())):
-            found = _ENTRY_PORT.match(rule)
-            if found:
-                self._by_port.setdefault(int(found[2]), []).append((position, rule))
-            else:
-                self._catch_all_ports.append(position)
-
-    def _read_rest(self, rules: IptablesRules) -> bool:
+    def _read_rest(self, rules: IptablesRules, local: Ranges) -> bool:
         """Collect what other rules ask for; False when one asks for something that this cannot weigh."""
         for table in rules.tables.values():
             for chain, lines in table.chains.items():
@@ -172,9 +208,13 @@ class Twins:
                         continue
                     found = PINNED.match(rule)
                     if found:
+                        address = number(found[1])
                         if not entries:
-                            self.cells.pinned.add(number(found[1]))
-                        continue
+                            self.cells.pinned.add(address)
+                        if not contains(local, address):
+                            continue
+                        # Node ports are dialled there: which of them it is about counts.
+                        self.at_node = self.at_node or entries
                     if not self.cells.weigh(rule) or _INTO_OWN.search(rule):
                         return False
         return True
@@ -188,7 +228,7 @@ class Twins:
         parts: list[str] = []
         positions: list[int] = []
         for number_, address in enumerate(ask.addresses):
-            target = self._entry(self._entries.get(address, ()), ask.proto, ask.port, self._catch_all, parts, positions)
+            target = self._entry(self.entries.addresses.get(address, ()), ask.proto, ask.port, parts, positions)
             if target is None:
                 return None
             if number_ == 0:
@@ -198,8 +238,10 @@ class Twins:
             else:
                 return None
         if ask.node_port:
-            entries = self._by_port.get(ask.node_port, ())
-            target = self._entry(entries, ask.proto, ask.node_port, self._catch_all_ports, parts, positions)
+            if self.at_node:
+                return None
+            entries = self.entries.ports.get(ask.node_port, ())
+            target = self._entry(entries, ask.proto, ask.node_port, parts, positions)
             if target is None or (outer is not None and target != outer):
                 return None
             outer = target
@@ -240,11 +282,11 @@ class Twins:
 
     @staticmethod
     def _entry(
-        entries: Sequence[tuple[int, str]], proto: str, port: int, catch_all: list[int], parts: list[str], positions: list[int]
+        entries: Sequence[tuple[int, str]], proto: str, port: int, parts: list[str], positions: list[int]
     ) -> str | None:
         """The chain that the entry rules for one address and port lead to; their lines go to `parts`."""
         chain = None
-        for at, rule in entries:
+        for before, rule in entries:
             found = _ENTRY_PORT.match(rule)
             if not found:
                 return None
@@ -256,7 +298,7 @@ class Twins:
             if chain is not None and found[3] != chain:
                 return None
             chain = found[3]
-            positions.append(bisect_left(catch_all, at))
+            positions.append(before)
         return chain
 
     def key(self, cone: Cone, ask: Ask) -> object | None:

@@ -43,7 +43,7 @@ from ..model.nft import (
     Value,
     VerdictMap,
 )
-from ..model.ranges import Ranges, number
+from ..model.ranges import Ranges, contains, number
 from ..model.ruleset import IptablesRules
 from .cells import Cells
 from .nft_match import address_ranges, calculable
@@ -75,11 +75,15 @@ class NftTwins:
         self._node_ports: dict[tuple[str, int], Element | None] = {}
         self._hairpins: dict[tuple[int, str, int], list[int]] = {}
         self._cluster_ips: set[int] = set()
-        self.usable = table is not None and self._read(rules, table, others) and self.cells.few
+        self._at_node = False
+        try:
+            self.usable = table is not None and self._read(rules, table, others, local) and self.cells.few
+        except (IndexError, ValueError):
+            self.usable = False  # a rule that iptables or nft would not print: whoever walks it says so
 
     # ---- the rest of the rules ------------------------------------------------------------------------------------------
 
-    def _read(self, rules: NftRules, table: NftTable, others: Sequence[IptablesRules]) -> bool:
+    def _read(self, rules: NftRules, table: NftTable, others: Sequence[IptablesRules], local: Ranges) -> bool:
         """Index kube-proxy's maps and weigh all that is not a Service's; False when that cannot be done."""
         if not self._index(table):
             return False
@@ -93,6 +97,8 @@ class NftTwins:
                 if not all(self._weigh(statement, found, mine=mine) for rule in chain.rules for statement in rule.statements):
                     return False
         lines = (line for other in others for part in other.tables.values() for chain in part.chains.values() for line in chain)
+        # An address of the node itself that has an entry is asked for before the node ports are.
+        self._at_node = any(contains(local, address) for address, _, _ in self._services)
         return all(self.cells.weigh(line) for line in lines)
 
     def _index(self, table: NftTable) -> bool:
@@ -203,6 +209,8 @@ class NftTwins:
         for address in ask.addresses:
             if not _enter(self._services.get((number(address), ask.proto, ask.port)), f'"{address}" ', ask.port, parts, chains):
                 return None
+        if ask.node_port and self._at_node:
+            return None
         if ask.node_port and not _enter(self._node_ports.get((ask.proto, ask.node_port)), "", ask.node_port, parts, chains):
             return None
         sets: list[str] = []

@@ -39,20 +39,29 @@ def parse_iptables_save(text: str, *, family: int, source: str = "") -> Iptables
     generated = completed = number = 0
     line = ""
     last_name, last_rules = "", [""]
+    same = "\n"
+    """What a further rule of the last chain begins with: nothing, before there is one."""
     for number, line in enumerate(text.split("\n"), start=1):
+        if line.startswith(same):
+            last_rules.append(line)
+            continue
         if line.startswith("-A "):
             chain = line[3 : line.find(" ", 3)] if line.find(" ", 3) > 0 else line[3:]
             if chain != last_name:
                 if chains is None or chain not in chains:
                     raise ParseError("a rule outside a table, or of a chain that was not declared", number, line)
                 last_name, last_rules = chain, chains[chain]
+                same = f"-A {chain} "
             last_rules.append(line)
             continue
         first = line[:1]
         if first == "":
             continue
         if first == ":" and chains is not None:
-            words = line[1:].split(" ")
+            if line.endswith(" - [0:0]"):
+                words = [line[1:-8], "-", "[0:0]"] if " " not in line[1:-8] else []
+            else:
+                words = line[1:].split(" ")
             if len(words) != 3 or not words[2].startswith("[") or not words[2].endswith("]"):
                 raise ParseError("a chain that is not declared as iptables-save would", number, line)
             if words[0] in chains:
@@ -80,17 +89,17 @@ def parse_iptables_save(text: str, *, family: int, source: str = "") -> Iptables
                 raise ParseError("a table that iptables does not have", number, line)
             if name in tables:
                 raise ParseError("a table that is printed twice", number, line)
-            chains, policies, last_name = {}, {}, ""
+            chains, policies, last_name, same = {}, {}, "", "\n"
         elif line == "COMMIT" and chains is not None:
             tables[name] = Table(name=name, chains=chains, policies=policies)
-            chains, last_name = None, ""
+            chains, last_name, same = None, "", "\n"
         elif first == "[" and chains is not None and "] -A " in line:
             rule = line[line.index("] -A ") + 2 :]
             chain = rule[3:].partition(" ")[0]
             if chain not in chains:
                 raise ParseError("a rule of a chain that was not declared", number, line)
             chains[chain].append(rule)
-            last_name = ""
+            last_name, same = "", "\n"
         else:
             raise ParseError("not what iptables-save would print here", number, line)
     if chains is not None:

@@ -287,6 +287,9 @@ def _verdict(printed: Any) -> Decide | None:
 
 
 def _value(printed: Any) -> Value:
+    # Nearly all are plain words and numbers, and there are tens of thousands of them.
+    if type(printed) is int or (type(printed) is str and printed[:1] != "@"):
+        return printed
     found = expression(printed)
     if isinstance(found, int | str | Prefix | Range | Flags | Opaque):
         return found
