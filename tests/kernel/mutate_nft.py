@@ -38,6 +38,16 @@ class NftMutator:
     def render(self) -> str:
         return "\n".join(self.lines) + "\n"
 
+    def mine(self) -> list[int]:
+        """The lines of the tables of the family."""
+        found, mine = [], False
+        for at, line in enumerate(self.lines):
+            if line.startswith("table "):
+                mine = line.split()[1] == self.word
+            elif mine:
+                found.append(at)
+        return found
+
     def rules(self) -> list[int]:
         """Where rules stand, of the tables of the family."""
         found, mine, chain = [], False, False
@@ -231,7 +241,7 @@ def empty_chain(m: NftMutator) -> str:
 
 
 def change_policy(m: NftMutator) -> str:
-    found = [n for n, line in enumerate(m.lines) if "policy accept" in line and "type filter" in line]
+    found = [n for n in m.mine() if "policy accept" in m.lines[n] and "type filter" in m.lines[n]]
     if not found or m.rng.random() < 0.7:
         return ""
     at = m.rng.choice(found)
