@@ -33,12 +33,12 @@ class Kind:
 
 
 KINDS = (
-    Kind("iptables", {"backends": ("legacy", "nft")}, 10, fresh=2),
-    Kind("nftables", {"nftables": True}, 24, fresh=4),
-    Kind("crowds", {"crowds": True}, 5, thorough=True),
-    Kind("crowds-nftables", {"crowds": True, "nftables": True}, 8, thorough=True, fresh=2),
+    Kind("iptables", {"backends": ("legacy", "nft")}, 8),
+    Kind("nftables", {"nftables": True}, 20, fresh=2),
+    Kind("crowds", {"crowds": True}, 4, thorough=True),
+    Kind("crowds-nftables", {"crowds": True, "nftables": True}, 6, thorough=True),
 )
-"""15 benches of iptables (both backends), 3 of nftables, 5 and 2 of many Services that are alike: some 250 rule sets."""
+"""14 benches of iptables (both backends), 3 of nftables, 5 and 2 of many Services that are alike: some 200 rule sets."""
 
 
 def try_seeds(kind: Kind, first: int, count: int, figures: Figures) -> list[str]:
