@@ -54,6 +54,7 @@ def examples(text: str) -> list[str]:
 def parse(line: str) -> None:
     """Take a command line apart as the program would, and run nothing. Raises for what it would refuse."""
     words = shlex.split(line.replace("kubectl-svcroute", PROGRAM), comments=True)
+    words = words[: words.index("|")] if "|" in words else words  # what comes behind is somebody else's
     assert words[:2] == ["kubectl", "svcroute"]
     command: click.Command = check
     words, context = words[2:], click.Context(cli, info_name=PROGRAM)
