@@ -35,7 +35,18 @@ class Installed(Cluster):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed | None]:
+def environments(dist: Dist) -> dict[str, Path]:
+    """The Python of an environment for each end."""
+    made = {}
+    for end in ENDS:
+        made[end] = environment(f"{sys.base_prefix}/bin/python3", end, ROOT / "build" / "ranges" / f"tested-{end}")
+        pip(made[end], "--no-deps", "--force-reinstall", str(dist.wheel))
+    return made
+
+
+@pytest.fixture(scope="module")
+def cluster(environments: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed | None]:
+    """Made after the environments: from within its network namespace, no package index can be reached."""
     if why_not():
         yield None
         return
@@ -44,11 +55,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed | No
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_both_ends_of_the_ranges_work(dist: Dist, end: str, cluster: Installed | None) -> None:
+def test_both_ends_of_the_ranges_work(environments: dict[str, Path], end: str, cluster: Installed | None) -> None:
     """Installed by pip and nothing else: no conflict, demo and completion work, a live audit finds the fault."""
-    base = f"{sys.base_prefix}/bin/python3"
-    python = environment(base, end, ROOT / "build" / "ranges" / f"tested-{end}")
-    pip(python, "--no-deps", "--force-reinstall", str(dist.wheel))
+    python = environments[end]
     try_installed(python)
     versions = json.loads(
         subprocess.run([*pip_for(python), "list", "--format", "json"], capture_output=True, check=True).stdout
