@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,7 +66,7 @@ class World:
         )  # fmt: skip
 
     def report(self, *words: str, status: int) -> dict[str, Any]:
-        done = self.run("probe", *words, "-o", "json", "--rate", "200", "--wait", "1s")
+        done = self.run("probe", "-o", "json", "--rate", "200", "--wait", "1s", *words)
         assert done.returncode == status, done.stdout + done.stderr
         report: dict[str, Any] = json.loads(done.stdout)
         return report
@@ -385,3 +387,180 @@ def test_connections_that_were_not_read_are_said(world: World, tmp_path: Path) -
     assert "made without --conntrack" in report["unverified"][0]["reason"]
     assert report["services"][0]["nodesVerified"] == 1
     assert report["summary"]["nodesVerified"] == 0
+
+
+# ---- what the rules do not say ------------------------------------------------------------------------------------------
+
+
+def address_of(world: World, name: str) -> str:
+    """The cluster IP of a Service of the shop's."""
+    items = json.loads((capture(world.name) / "api" / "services.json").read_text())["items"]
+    return str(next(i["spec"]["clusterIP"] for i in items if i["metadata"]["name"] == name))
+
+
+@contextlib.contextmanager
+def foreign_table(world: World, chain: str) -> Iterator[None]:
+    """An nft table of somebody else's, with one chain, beside kube-proxy's rules."""
+    world.node.run("nft", "-f", "-", stdin=f"table ip stranger {{ chain c {{ {chain}; }}; }}")
+    try:
+        yield
+    finally:
+        world.node.run("nft", "delete", "table", "ip", "stranger")
+
+
+def test_a_translation_before_the_rules_is_told(world: World) -> None:
+    """Another tool's table sends connections elsewhere before kube-proxy's rules see them: SR703, and no endpoint is blamed."""
+    front = f"{address_of(world, 'half')}:80/TCP"
+    dnat = f"ip daddr {address_of(world, 'half')} tcp dport 80 dnat to 10.244.1.17:4000"
+    with foreign_table(world, f"type nat hook output priority -150; {dnat}"):
+        report = world.report("half", "-n", "shop", status=1)
+    [finding] = report["findings"]
+    said = f"20 of 20 connections to {front} went to 10.244.1.17:4000, where no rule sends them"
+    assert (finding["code"], finding["message"]) == ("SR703", said)
+    assert "src=10.244.1.17" in finding["evidence"][0]
+    # That the table is there and was not read is said beside it.
+    assert [(u["code"], "table ip stranger" in u["reason"]) for u in report["unverified"]] == [("SR909", True)]
+
+
+@ONE_MODE
+def test_a_masquerade_that_another_prevents_is_not_the_endpoints_fault(world: World) -> None:
+    """kube-proxy's mark is wiped before its masquerade: SR705, and endpoints whose answers find no way back are not blamed."""
+    with foreign_table(world, "type filter hook postrouting priority 99; ip saddr 127.0.0.0/8 meta mark set 0"):
+        report = world.report("dual", "-n", "shop", status=1)
+    [finding] = report["findings"]
+    said = "20 of 20 connections to 127.0.0.1:30086/TCP should be masqueraded and were not, against what the rules say"
+    assert (finding["code"], finding["message"]) == ("SR705", said)
+    [row] = [row for row in report["probes"] if row["frontend"].startswith("127.")]
+    assert (row["connected"], row["timedOut"]) == (0, 20)
+
+
+_FORGET = r"""
+import pathlib, subprocess, sys, time
+print("ready", flush=True)
+recent = list(pathlib.Path("/proc/net/xt_recent").glob("KUBE-SEP-*")) if sys.argv[1] == "recent" else []
+while True:
+    for one in recent: one.write_text("/\n")
+    if not recent: subprocess.run(["nft", "-f", "-"], input=sys.argv[1].encode(), check=True)
+    time.sleep(0.002)
+"""
+
+
+@contextlib.contextmanager
+def forgetful(world: World) -> Iterator[None]:
+    """Something empties, again and again, the lists by which the rules of shop/cart keep a client."""
+    sets = re.findall(r"set (affinity-\S+shop/cart\S+) \{", world.rules()) if "nftables" in world.name else []
+    what = "".join(f"flush set ip kube-proxy {name}\n" for name in sets) or "recent"
+    with subprocess.Popen(
+        ["ip", "netns", "exec", world.node.namespace, sys.executable, "-c", _FORGET, what], stdout=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            assert running.stdout is not None
+            assert running.stdout.readline() == "ready\n"
+            yield
+            assert running.poll() is None
+        finally:
+            running.kill()
+
+
+def test_a_client_that_is_not_kept_is_told(world: World) -> None:
+    """Rules that promise affinity, over lists that something else empties: SR707, with a connection to each endpoint."""
+    with forgetful(world):
+        report = world.report("cart", "-n", "shop", "--rate", "25", status=1)
+    [finding] = report["findings"]
+    front = f"{address_of(world, 'cart')}:7000/TCP"
+    assert finding["code"] == "SR707"
+    said = rf"connections from 172\.18\.0\.11 to {front} went to [23] endpoints, and the rules keep a client on one"
+    assert re.fullmatch(said, finding["message"])
+    assert len({re.findall(r"src=(\S+)", line)[-1] for line in finding["evidence"]}) == len(finding["evidence"]) >= 2
+
+
+@contextlib.contextmanager
+def without_conntrack(world: World) -> Iterator[None]:
+    """Sessions on the node find no conntrack."""
+    inside = ["nsenter", "--mount", "--target", str(world.node.processes[0].pid)]
+    tool = shutil.which("conntrack")
+    assert tool is not None
+    subprocess.run([*inside, "mount", "--bind", "/dev/null", tool], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*inside, "umount", tool], check=True)
+
+
+@ONE_MODE
+def test_what_fails_and_leaves_no_trace_blames_nobody(world: World) -> None:
+    """Refused connections, which the kernel forgets at once, on a node without conntrack: SR708, and that it is not known."""
+    world.pods.close_port("10.244.1.19:8080")
+    try:
+        with without_conntrack(world):
+            report = world.report("half", "-n", "shop", status=1)
+    finally:
+        world.pods.open_port("10.244.1.19:8080")
+    [finding], [unknown] = report["findings"], report["unverified"]
+    front = f"{address_of(world, 'half')}:80/TCP"
+    assert (finding["code"], unknown["code"]) == ("SR708", "SR920")
+    assert finding["message"] == f"20 of 20 connections to {front} failed (refused), and where they went is not known"
+    assert unknown["reason"].endswith("/proc/net/nf_conntrack shows no trace of them")
+
+
+@ONE_MODE
+def test_without_conntrack_the_kernels_table_is_read(world: World) -> None:
+    """/proc/net/nf_conntrack in conntrack's place: every connection, of TCP and UDP, is found in it; a silent pod as well."""
+    world.pods.remove("10.244.2.14")
+    try:
+        with without_conntrack(world):
+            report = world.report("kube-dns", "-n", "kube-system", status=1)
+    finally:
+        world.pods.restore("10.244.2.14")
+    assert {(finding["code"], finding["severity"]) for finding in report["findings"]} == {("SR701", "error")}
+    assert all("(10.244.2.14:" in finding["message"] for finding in report["findings"])
+    assert report["unverified"] == []
+    assert {(row["seenBy"], row["unseen"]) for row in report["probes"]} == {("/proc/net/nf_conntrack", 0)}
+    assert {row["frontend"].rpartition("/")[2] for row in report["probes"]} == {"TCP", "UDP"}
+
+
+_HELD = """
+import socket, sys
+sink = socket.create_server(("10.244.1.99", 53))
+print("ready", flush=True)
+client, _ = sink.accept()
+print("held", flush=True)
+sys.stdin.read()
+"""
+_HOLD = """
+import socket, sys
+sock = socket.create_connection(("10.96.0.10", 53), timeout=5)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_tcp_connections_that_outlived_their_endpoint_are_told(world: World) -> None:
+    """A connection that is held to an address that is no endpoint any more: SR623, a piece of information; exit 0."""
+    rules = world.rules()
+
+    def start(namespace: str, program: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["ip", "netns", "exec", namespace, sys.executable, "-c", program],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    world.node.run("conntrack", "-F")
+    world.pods.add("10.244.1.99")
+    with start(world.pods.namespace, _HELD) as sink:
+        assert sink.stdout is not None
+        assert sink.stdout.readline() == "ready\n"
+        world.load(rules.replace("10.244.1.14", "10.244.1.99").replace("10.244.2.14", "10.244.1.99"))
+        with start(world.node.namespace, _HOLD) as client:
+            try:
+                assert client.stdout is not None
+                assert client.stdout.readline() == "held\n"
+            finally:
+                world.load(rules)
+            done = world.run("kube-dns", "-n", "kube-system", "--conntrack", "-o", "json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [finding] = json.loads(done.stdout)["findings"]
+    assert (finding["code"], finding["severity"]) == ("SR623", "info")
+    said = "TCP connections to 10.96.0.10:53/TCP are held to 10.244.1.99:53, which is no endpoint of the Service"
+    assert finding["message"] == said
+    assert "ESTABLISHED" in finding["evidence"][0]

@@ -211,7 +211,11 @@ class _Case:
     def _endpoints(self, found: Promise, tried: Sequence[_Met]) -> Iterator[Observation]:
         """Endpoints that the API names and the rules give, and that do not answer."""
         mine: dict[Backend, list[_Met]] = defaultdict(list)
+        # An endpoint may have answered these, and to an address from which nothing comes back: it is not to blame.
+        astray = [m for group in self._wrong_sources(found, tried).values() for m in group if m.attempt.result == "timeout"]
         for met in tried:
+            if met in astray:
+                continue
             if met.backend is not None and met.backend in found.shares and met.backend in found.expectation.backends:
                 mine[met.backend].append(met)
         for backend, group in sorted(mine.items()):
@@ -235,8 +239,8 @@ class _Case:
 
     # ---- masquerade, affinity, shares ---------------------------------------------------------------------------------
 
-    def _masquerade(self, found: Promise, tried: Sequence[_Met]) -> Iterator[Observation]:
-        """Whether the source was changed as the rules promise, by who the answer goes to."""
+    def _wrong_sources(self, found: Promise, tried: Sequence[_Met]) -> dict[bool, list[_Met]]:
+        """Connections whose source was not changed though the rules promise it (True), or was though they do not (False)."""
         local = found.ground.view.local
         wrong: dict[bool, list[_Met]] = defaultdict(list)
         for met in tried:
@@ -255,7 +259,11 @@ class _Case:
                     wrong[True].append(met)
             elif not want and changed:
                 wrong[False].append(met)
-        for want, group in sorted(wrong.items()):
+        return wrong
+
+    def _masquerade(self, found: Promise, tried: Sequence[_Met]) -> Iterator[Observation]:
+        """Whether the source was changed as the rules promise, by who the answer goes to."""
+        for want, group in sorted(self._wrong_sources(found, tried).items()):
             first = group[0].flow
             to = f" and left with {first.reply_dst}" if first is not None and not want else ""
             promised_text = "should be masqueraded and were not" if want else f"should keep their source{to}"
