@@ -1,7 +1,7 @@
 """The kernel as judge of the walker: real rules in a network namespace, real first packets through them.
 
-`lab.py` is a node made of namespaces, `questions.py` what a capture's node is asked, `judge.py` whether the kernel's
-answers and the walker's can be the same, `mutate.py` the seeded edits, `long.py` the long runs.
+`lab.py` is a node made of namespaces, `conntrack.py` its second witness, `questions.py` what a capture's node is asked,
+`judge.py` whether the kernel's answers and the walker's can be the same, `mutate.py` the seeded edits, `long.py` the long runs.
 """
 
 import sys

@@ -26,6 +26,7 @@ from shutil import which
 from typing import NamedTuple
 
 from . import wire
+from .conntrack import Conntrack, ContradictionError, Entry, Tuple, contradiction
 from .netns import Namespace, Netfilter
 
 _libc = ctypes.CDLL(None)
@@ -86,6 +87,10 @@ class Lab:
     pod_cidrs: tuple[str, ...] = ()
     lists: list[tuple[str, str, str]] = field(default_factory=list)
     """nftables: family, table and name of every set that remembers clients."""
+    witness: int = 0
+    """Every how manieth packet's conntrack entry is held against what arrived; 0: none's."""
+    witnessed: int = 0
+    """Packets of which that was done."""
     loaded: int = 0
     sent: int = 0
     _number: int = 0
@@ -172,6 +177,7 @@ class Lab:
             self.fence.connect(self.fence.getsockname())
             self.fence.settimeout(20)
         self.netfilter = Netfilter(self.node)
+        self.conntrack = Conntrack(self.node)
 
     def close(self) -> None:
         """Let everything go."""
@@ -179,6 +185,8 @@ class Lab:
             open_socket.close()
         if hasattr(self, "netfilter"):
             self.netfilter.close()
+        if hasattr(self, "conntrack"):
+            self.conntrack.close()
         for namespace in (self.node, self.world, self.idle):
             namespace.close()
 
@@ -281,6 +289,8 @@ class Lab:
                 refused.add(seen.number)
             else:
                 arrived[seen.number] = (seen, local)
+        if self.witness:
+            self._compare(first, probes, ports, [arrived.get((first + i) % 0x0F000000 + 0x10000000) for i in range(len(probes))])
         outcomes = []
         for index, probe in enumerate(probes):
             number = (first + index) % 0x0F000000 + 0x10000000
@@ -296,6 +306,28 @@ class Lab:
                 )
             )
         return outcomes
+
+    def _compare(
+        self, first: int, probes: Sequence[Probe], ports: Sequence[int], arrived: Sequence[tuple[wire.Seen, bool] | None]
+    ) -> None:
+        """Hold some of what arrived against conntrack. Raises ContradictionError."""
+        picked: dict[int, list[int]] = {}
+        for index in range(-first % self.witness, len(probes), self.witness):
+            picked.setdefault(probes[index].family, []).append(index)
+        for family, indices in picked.items():
+            asked = []
+            for index in indices:
+                probe = probes[index]
+                asked.append(Tuple(wire.NUMBERS[probe.proto], probe.src, probe.dst, ports[index], probe.dport))
+            for index, sent, entry in zip(indices, asked, self.conntrack.entries(family, asked), strict=True):
+                self._witness(probes[index], sent, entry, arrived[index])
+
+    def _witness(self, probe: Probe, sent: Tuple, entry: Entry | None, arrived: tuple[wire.Seen, bool] | None) -> None:
+        seen, local = arrived or (None, False)
+        landed = Tuple(sent.proto, seen.src, seen.dst, seen.sport, seen.dport) if seen else None
+        if why := contradiction(sent, entry, landed, local=local, looped=probe.way == "node"):
+            raise ContradictionError(f"{probe} from port {sent.sport}: {why}")
+        self.witnessed += 1
 
     def _emit(self, probe: Probe, sport: int, number: int) -> None:
         packet = wire.build(

@@ -1,4 +1,4 @@
-"""Real kube-proxies' rules in the kernel: it sends every client where the walker says."""
+"""Real kube-proxies' rules in the kernel: it sends every client where the walker says, and conntrack bears that out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from .judge import Disagreement, Figures, Judge
 from .lab import Lab
 from .questions import Case, case, mode_of, nodes
 
+_WITNESS = 13
+"""Every how manieth packet's conntrack entry has to bear out what arrived. The smallest sample of an atom is 16."""
 IPTABLES = [name for name in CAPTURES if mode_of(name) != "nftables"]
 _CASES = [
     (name, node, family)
@@ -36,7 +38,7 @@ def labs() -> Iterator[dict[tuple[str, str, str], Lab]]:
 def lab_for(labs: dict[tuple[str, str, str], Lab], one: Case, flavour: str) -> Lab:
     key = (one.name, one.node, flavour)
     if key not in labs:
-        labs[key] = Lab(flavour, one.addresses, one.pod_cidrs)
+        labs[key] = Lab(flavour, one.addresses, one.pod_cidrs, witness=_WITNESS)
     labs[key].load("", 10 - one.family)
     return labs[key]
 
@@ -55,7 +57,10 @@ def disagreements(
     figures = Figures()
     judge = Judge(lab, rng, figures)
     judge.renumbers = not re.search(r"-j MASQUERADE(?! --random-fully)", printed)
-    return judge.check([(question, one.ask(asker, question)) for question in asked]), figures
+    before = lab.witnessed
+    found = judge.check([(question, one.ask(asker, question)) for question in asked])
+    assert lab.witnessed > before or not asked, "conntrack was asked about no packet"
+    return found, figures
 
 
 @pytest.mark.root
@@ -81,7 +86,7 @@ def test_captured_nftables(labs: dict[tuple[str, str, str], Lab], name: str) -> 
             one = case(name, node, family)
             key = (name, node, "nftables")
             if key not in labs:
-                labs[key] = Lab("nftables", one.addresses, one.pod_cidrs)
+                labs[key] = Lab("nftables", one.addresses, one.pod_cidrs, witness=_WITNESS)
             found, figures = disagreements(one, labs[key], one.text)
             assert not found, "\n".join(map(str, found))
             assert not figures.unverified, figures.reasons
