@@ -5,7 +5,8 @@
         subprocess.run([sys.executable, "-m", "kubectl_svcroute", "--kubeconfig", config, ...])
         assert [r.path for r in server.log] == [...]
 
-It reads only, as we do, and runs commands in pods as far as the node script is one: `nodes` holds what it prints. Lists come in
+It reads only, as we do, and runs commands in pods as far as the node script is one: `nodes` holds what it prints, and
+`shells` really run what a pod is told. Lists come in
 pages of one moment, with opaque `continue` tokens; errors are Status objects;
 requests are authenticated (bearer token or client certificate) and, when there are `rules`, authorised. `inject` makes
 it fail in the ways that API servers, load balancers and proxies fail.
@@ -171,6 +172,7 @@ class ApiServer:
         self.logs: dict[tuple[str, str], str] = {}
         """What a pod printed, by namespace and name."""
         self.upgrade: Callable[[Any], None] | None = None
+        self.shells: dict[str, Callable[[str], bytes]] = {}
         """Takes over connections that ask to become a websocket, after they are authenticated; gets the HTTP handler."""
         self.log: list[Request] = []
         self.resource_version = 1000
@@ -345,10 +347,12 @@ class ApiServer:
             return self._page(group, plural, items, query)
 
     def exec_in(self, path: str, user: str) -> tuple[int, Any]:
-        """Whether a command may be run in a pod: 101 and the folder of its node, or a status and its body."""
+        """Whether a command may be run in a pod: 101 and its shell or the folder of its node, or a status and its body."""
         _, _, _, namespace, _, name, _ = path.strip("/").split("/")
         if (why := self._forbidden("v1", "pods/exec", name, namespace, user)) is not None:
             return 403, status_object(403, "Forbidden", why)
+        if name in self.shells:
+            return 101, self.shells[name]
         for pod in self.objects["pods"]:
             if (pod["metadata"]["namespace"], pod["metadata"]["name"]) == (namespace, name) and self.nodes is not None:
                 return 101, self.nodes / pod["spec"]["nodeName"]
@@ -501,18 +505,25 @@ class _Handler(BaseHTTPRequestHandler):
         script = b""
         while not script.endswith(b"\nexit\n"):
             script += self._message()[1:]
-        nonce = re.search(rb"^K=([A-Za-z0-9-]+)$", script, re.MULTILINE)
-        assert nonce is not None
-        mark = nonce[1]
-        self._message_out(1, mark + b" start plain\n")
-        for file in sorted(found.iterdir()) if found.is_dir() else ():
-            name, text = file.name.encode(), file.read_bytes()
-            self._message_out(1, b"\n%s begin %s\n%s\n%s end\n\n0" % (mark, name, text, mark))
-        self._message_out(1, b"\n%s done\n" % mark)
+        if callable(found):
+            self._message_out(1, found(script.decode()))
+        else:
+            self._print_folder(found, script)
         self._message_out(3, json.dumps({"status": "Success"}).encode())
         self.wfile.write(struct.pack(">BBH", 0x88, 2, 1000))
         self.wfile.flush()
         self.close_connection = True
+
+    def _print_folder(self, folder: Path, script: bytes) -> None:
+        """What the node script would have printed."""
+        nonce = re.search(rb"^K=([A-Za-z0-9-]+)$", script, re.MULTILINE)
+        assert nonce is not None
+        mark = nonce[1]
+        self._message_out(1, mark + b" start plain\n")
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            name, text = file.name.encode(), file.read_bytes()
+            self._message_out(1, b"\n%s begin %s\n%s\n%s end\n\n0" % (mark, name, text, mark))
+        self._message_out(1, b"\n%s done\n" % mark)
 
     def _message(self) -> bytes:
         """The payload of the client's next frame."""

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from pods import Pods
 from sshd import SshLab, SshNode, why_not
 
 from kubectl_svcroute.collect.node_script import parse_sections
-from kubectl_svcroute.collect.pod_exec import ExecReader, ProxyPod
 from kubectl_svcroute.model.net import Frontend, FrontendKind, Protocol
 from kubectl_svcroute.probe.promise import DNS_QUERY
 from kubectl_svcroute.probe.reading import flow_of, parse_probe
 from kubectl_svcroute.probe.script import Bounds, Target, dial_script
 
 NODE = "kubworker1.prefetch.net"
+CLIENT = "10.244.1.17"
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")
 
 
@@ -46,6 +47,7 @@ class World:
 
     def __init__(self, name: str, lab: SshLab, api: ApiServer, folder: Path) -> None:
         self.name = name
+        self.api = api
         self.folder = folder
         self.kubeconfig = api.kubeconfig(folder / "kubeconfig")
         self.node: SshNode = lab.node(NODE, files=capture(name) / "nodes" / NODE, users=["tcpdump"])
@@ -70,6 +72,14 @@ class World:
         assert done.returncode == status, done.stdout + done.stderr
         report: dict[str, Any] = json.loads(done.stdout)
         return report
+
+    @cached_property
+    def client(self) -> str:
+        """The name of a pod of the shop's that has a network of its own, and a shell that the API server leads to."""
+        pods = json.loads((capture(self.name) / "api" / "pods.json").read_text())["items"]
+        name = str(next(p["metadata"]["name"] for p in pods if p["status"].get("podIP") == CLIENT))
+        self.api.shells[name] = self.pods.client(CLIENT).shell
+        return name
 
     def rules(self) -> str:
         """All rules of the node."""
@@ -198,21 +208,12 @@ def test_a_pod_dials_and_its_node_tells_where_it_went(world: World, monkeypatch:
     """--from pod/NAME: the pod keeps its own address on the way, and both SYNs, before and behind the rules, are shown."""
     from kubectl_svcroute.cli import cli
 
-    pods = json.loads((capture(world.name) / "api" / "pods.json").read_text())["items"]
-    pod = next(p for p in pods if p["status"].get("podIP") == "10.244.1.17")
-    client = world.pods.client("10.244.1.17")
-
-    def inside(_: ExecReader, where: ProxyPod, script: str) -> bytes:
-        assert where.pod == pod["metadata"]["name"]
-        return client.shell(script)
-
-    monkeypatch.setattr(ExecReader, "run_inside", inside)
     monkeypatch.setenv("HOME", str(world.folder))
     monkeypatch.setattr("kubectl_svcroute.probe.run.WATCH_LEAD", 2.5)
     file = tmp_path / "report.json"
     status = cli.main(
         args=world.arguments(
-            "probe", "api", "-n", "shop", "--from", f"pod/{pod['metadata']['name']}", "-o", f"json={file}", "--capture",
+            "probe", "api", "-n", "shop", "--from", f"pod/{world.client}", "-o", f"json={file}", "--capture",
             "--count", "8", "--wait", "300ms",
         ),
         standalone_mode=False,
@@ -220,7 +221,7 @@ def test_a_pod_dials_and_its_node_tells_where_it_went(world: World, monkeypatch:
     report = json.loads(file.read_text())
     assert status == 0, report
     row = next(row for row in report["probes"] if row["frontend"].endswith(":9000/TCP") and row["frontend"].startswith("10.96"))
-    assert row["from"] == f"pod/{pod['metadata']['name']}"
+    assert row["from"] == f"pod/{world.client}"
     assert (row["connected"], row["seenBy"], row["unseen"]) == (8, "conntrack", 0)
     dialled, before, behind = row["packets"][:3]
     front = row["frontend"].removesuffix("/TCP").replace(":", ".")
@@ -432,6 +433,55 @@ def test_a_masquerade_that_another_prevents_is_not_the_endpoints_fault(world: Wo
     assert (finding["code"], finding["message"]) == ("SR705", said)
     [row] = [row for row in report["probes"] if row["frontend"].startswith("127.")]
     assert (row["connected"], row["timedOut"]) == (0, 20)
+
+
+@ONE_MODE
+def test_a_source_that_another_changes_is_told(world: World) -> None:
+    """A pod that should be seen as itself leaves as the node, by another tool's table: SR705 from the pod, over pods/exec."""
+    words = ("half", "-n", "shop", "--from", f"pod/{world.client}", "--count", "5")
+    before = len(world.api.log)
+    assert world.report(*words, status=0)["findings"] == []
+    asked = [r.path for r in world.api.log[before:] if r.path.endswith("/exec")]
+    assert asked == [f"/api/v1/namespaces/shop/pods/{world.client}/exec"]
+    with foreign_table(world, f"type nat hook postrouting priority 50; ip saddr {CLIENT} snat to {world.node.address}"):
+        [finding] = world.report(*words, status=1)["findings"]
+    said = f"should keep their source and left with {world.node.address}, against what the rules say"
+    assert finding["code"] == "SR705"
+    assert finding["message"] == f"5 of 5 connections to {address_of(world, 'half')}:80/TCP {said}"
+
+
+@ONE_MODE
+def test_kube_proxys_own_pod_has_nothing_to_dial_with(world: World, tmp_path: Path) -> None:
+    """--via exec into an image with kube-proxy's tools: the node is verified, nothing is dialled, and that is said; exit 3."""
+    image = ("iptables-save", "ip6tables-save", "iptables", "nft", "conntrack")
+    for tool in ("tail", "cat", "nice", "timeout", "grep", "sleep", "date", "readlink", "sh", *image):
+        found = shutil.which(tool)
+        assert found is not None, tool
+        (tmp_path / tool).symlink_to(found)
+    proxy = {
+        "metadata": {"name": "kube-proxy-x7k2p", "namespace": "kube-system", "labels": {"k8s-app": "kube-proxy"}},
+        "spec": {"nodeName": NODE, "hostNetwork": True, "containers": [{"name": "kube-proxy"}]},
+        "status": {"phase": "Running"},
+    }
+
+    def inside(script: str) -> bytes:
+        script = re.sub(r"^PATH=.*", f"PATH={tmp_path}; export PATH", script, count=1, flags=re.MULTILINE)
+        command = ["ip", "netns", "exec", world.node.namespace, "/bin/sh", "-s"]
+        return subprocess.run(command, input=script.encode(), capture_output=True, check=True, timeout=60).stdout
+
+    world.api.objects["pods"].append(proxy)
+    world.api.shells["kube-proxy-x7k2p"] = inside
+    world.node.run("conntrack", "-F")
+    try:
+        report = world.report("kuard", "--via", "exec", status=3)
+    finally:
+        world.api.objects["pods"].remove(proxy)
+    assert report["findings"] == []
+    assert {(u["code"], u["service"]) for u in report["unverified"]} == {("SR921", "default/kuard")}, report["unverified"]
+    why = "was not probed: there is nothing to dial with: neither python3, bash, nc nor curl"
+    assert all(u["reason"].endswith(why) for u in report["unverified"])
+    assert [node["via"] for node in report["nodes"]] == ["exec"]
+    assert world.node.run("conntrack", "-L", "-d", report["services"][0]["clusterIPs"][0]).strip() == ""
 
 
 _FORGET = r"""
