@@ -322,6 +322,45 @@ def test_a_node_with_nothing_to_dial_with_says_so(world: World, tmp_path: Path) 
     assert (dialled.tool, dialled.attempts) == ("", ())
 
 
+@ONE_MODE
+@pytest.mark.parametrize("others", [(), ("curl",)])
+def test_an_nc_that_cannot_only_connect_is_not_used(world: World, tmp_path: Path, others: tuple[str, ...]) -> None:
+    """busybox's nc, built without -z and -u: curl in its place, and where there is none, nothing dials, which is said."""
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    (tmp_path / "nc").symlink_to(busybox)
+    dialled, _ = with_tools(world, tmp_path, "conntrack", *others)
+    assert dialled.tool == "".join(others)
+    assert {attempt.result for attempt in dialled.attempts} == ({"connected"} if others else set())
+
+
+@ONE_MODE
+def test_a_udp_port_gets_the_payload_that_is_given(world: World) -> None:
+    """UDP on a port that is not DNS's: not probed without --payload, and with it each datagram's way is known."""
+    rules = world.rules()
+    [service] = [s for s in world.api.objects["services"] if s["metadata"]["name"] == "kube-dns"]
+    [port] = [p for p in service["spec"]["ports"] if p["protocol"] == "UDP"]
+    words = ("kube-dns", "-n", "kube-system", "--count", "5")
+    port["port"] = 5353
+    try:
+        moved = re.sub(r"^(-A KUBE-.* -d 10\.96\.0\.10/32 -p udp .*--dport) 53 ", r"\1 5353 ", rules, flags=re.MULTILINE)
+        assert moved != rules
+        world.load(moved)
+        silent = world.report(*words, status=3)
+        asked = world.report(*words, "--payload", "hello", status=0)
+        planned = world.run("probe", *words, "--payload", "hello", "--dry-run").stdout
+    finally:
+        port["port"] = 53
+        world.load(rules)
+    [unverified] = silent["unverified"]
+    assert (unverified["code"], silent["findings"]) == ("SR921", [])
+    assert unverified["reason"].startswith("10.96.0.10:5353/UDP was not probed: it is UDP")
+    assert {row["frontend"].rpartition("/")[2] for row in silent["probes"]} == {"TCP"}
+    [row] = [row for row in asked["probes"] if row["frontend"] == "10.96.0.10:5353/UDP"]
+    assert (row["connected"], row["unseen"]) == (5, 0)
+    assert re.search(rf"probe udp 10\.96\.0\.10 5353 5 20 2 '{b'hello'.hex()}' ", planned)
+
+
 # ---- what is already flowing ------------------------------------------------------------------------------------------
 
 _SEND = """
@@ -478,7 +517,7 @@ def test_kube_proxys_own_pod_has_nothing_to_dial_with(world: World, tmp_path: Pa
         world.api.objects["pods"].remove(proxy)
     assert report["findings"] == []
     assert {(u["code"], u["service"]) for u in report["unverified"]} == {("SR921", "default/kuard")}, report["unverified"]
-    why = "was not probed: there is nothing to dial with: neither python3, bash, nc nor curl"
+    why = "was not probed: there is nothing to dial with: neither python3, bash, nc (with -z) nor curl"
     assert all(u["reason"].endswith(why) for u in report["unverified"])
     assert [node["via"] for node in report["nodes"]] == ["exec"]
     assert world.node.run("conntrack", "-L", "-d", report["services"][0]["clusterIPs"][0]).strip() == ""

@@ -91,7 +91,7 @@ class _Case:
 
     def judge(self) -> Judged:
         if not self.dialled.tool:
-            self._not_probed("there is nothing to dial with: neither python3, bash, nc nor curl")
+            self._not_probed("there is nothing to dial with: neither python3, bash, nc (with -z) nor curl")
             return self.out
         tried = [m for m in self.met if m.attempt.result != "failed"]
         if not tried:

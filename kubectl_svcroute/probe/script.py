@@ -211,7 +211,8 @@ TOOL=
 if have python3 && python3 -c 'import select, socket' >/dev/null 2>&1; then TOOL=python3
 elif have bash && have sleep && have date && bash -c '[ -n "$BASHPID" ] && [ -r /proc/net/tcp ]' 2>/dev/null &&
   case $(bash -c ': </dev/tcp/127.0.0.1/0' 2>&1) in *"No such file"*) false ;; esac; then TOOL=bash
-elif have nc; then TOOL=nc
+# busybox may be built with an nc that knows neither -z nor -u; without a host, no nc dials anything.
+elif have nc && case $(nc -z 2>&1 </dev/null) in *"invalid option"*|*"nrecognized option"*) false ;; esac; then TOOL=nc
 elif have curl; then TOOL=curl
 fi
 # dial KIND HOST PORT COUNT RATE PATIENCE HEX OCTAL
