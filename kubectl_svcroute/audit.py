@@ -119,13 +119,24 @@ class Audit:
         return not_read(node, "SR901", reason, via=via)
 
     def node(self, outcome: NodeOutcome) -> NodeResult:
-        """Judge one node."""
+        """Judge one node. What a node prints can cost its own verdict at most, never that of the others."""
         if isinstance(outcome, Unreachable):
             return not_read(outcome.node, "SR901", outcome.reason, via=outcome.via)
-        node = self.nodes.get(outcome.node)
+        try:
+            return self.judged(outcome)
+        except Exception as error:  # whatever it is, it is one node's: the rest of the audit stands
+            reason = (
+                f"what the node printed could not be judged ({type(error).__name__}: {str(error)[:200]}): a bug of this program,"
+                " please report it with a snapshot"
+            )
+            return not_read(outcome.node, "SR902", reason, via=outcome.via)
+
+    def judged(self, dump: NodeDump) -> NodeResult:
+        """Judge a node that was read. Raises nothing, if all is as it should be: tests ask this one."""
+        node = self.nodes.get(dump.node)
         if node is None:
-            return not_read(outcome.node, "SR906", "the API lists no such node, so what it should do is not known")
-        return NodeAudit(self, node, outcome).judge()
+            return not_read(dump.node, "SR906", "the API lists no such node, so what it should do is not known")
+        return NodeAudit(self, node, dump).judge()
 
     def config_of(
         self, node: Node, dump: NodeDump, unverified: list[Unverified], notes: list[str]

@@ -271,6 +271,25 @@ def test_a_file_that_could_not_be_read_says_why() -> None:
     assert report.exit_code() is ExitCode.NOT_VERIFIED
 
 
+def test_a_node_that_cannot_be_judged_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug that one node's output meets leaves that node unverified, with its reason, and all others judged."""
+    name = IPTABLES[0]
+    judge = Audit(snapshot(name).api, Selection())
+    right = Audit.judged
+
+    def wrong(self: Audit, dump: NodeDump) -> NodeResult:
+        if dump.node.startswith("kubworker3"):
+            raise RecursionError("too deep")
+        return right(self, dump)
+
+    monkeypatch.setattr(Audit, "judged", wrong)
+    report = judge.report(dumps(name))
+    assert [(u.code, (u.node or "").partition(".")[0]) for u in report.unverified] == [("SR902", "kubworker3")]
+    assert "RecursionError: too deep" in report.unverified[0].reason
+    assert [row.verified for row in report.nodes].count(True) == 4
+    assert report.exit_code() is ExitCode.NOT_VERIFIED
+
+
 # ---- nftables --------------------------------------------------------------------------------------------------------
 
 Nft = dict[str, list[dict[str, Any]]]

@@ -247,7 +247,7 @@ def _node(name: str, file: str) -> Callable[[str], object]:
     def read(text: str) -> object:
         node = sorted((capture(name) / "nodes").iterdir())[1]
         files = {path.name: path.read_text() for path in node.iterdir() if not path.name.startswith("nft-ruleset")}
-        result = _audit(name).node(NodeDump(node=node.name, files={**files, file: text}))
+        result = _audit(name).judged(NodeDump(node=node.name, files={**files, file: text}))
         return [(f.code, f.message) for f in result.findings], result.unverified
 
     return read

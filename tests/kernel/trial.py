@@ -238,15 +238,15 @@ class Auditor:
         if self.case.mode == "nftables":
             files = {name: text for name, text in self.files.items() if not name.startswith("nft-ruleset")}
             dump = NodeDump(node=self.case.node, files={**files, "nft-ruleset.json": trial.text})
-            result = self.audit.node(dump)
-            other = self.audit.node(NodeDump(node=self.case.node, files={**files, "nft-ruleset.txt": trial.plain}))
+            result = self.audit.judged(dump)
+            other = self.audit.judged(NodeDump(node=self.case.node, files={**files, "nft-ruleset.txt": trial.plain}))
             if _plainly(result) != _plainly(other):
                 return result, f"JSON and text: {_difference(_plainly(result), _plainly(other))}"
         else:
             name = "ip6tables-save.txt" if self.case.family == 6 else "iptables-save.txt"
             dump = NodeDump(node=self.case.node, files={**self.files, name: trial.text})
-            result = self.audit.node(dump)
-        if self.slow is not None and (walked := told(self.slow.node(dump))) != told(result):
+            result = self.audit.judged(dump)
+        if self.slow is not None and (walked := told(self.slow.judged(dump))) != told(result):
             return result, f"a short cut: {_difference(told(result), walked)}"
         return result, ""
 
