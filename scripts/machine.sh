@@ -98,7 +98,10 @@ tools() {
   if [ ${#missing[@]} = 0 ]; then
     :
   elif can_install; then
-    install "${packages[@]}" || say "warning: ${missing[*]} could not be installed: $what"
+    # One package that this system does not have must not cost the others.
+    install "${packages[@]}" || for pair in "${packages[@]}"; do
+      install "$pair" || say "warning: $pair could not be installed: $what"
+    done
   else
     say "note: no ${missing[*]} here, and no way to install them: $what"
   fi

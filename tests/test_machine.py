@@ -70,6 +70,15 @@ def test_whoever_may_not_install_is_told_what_to(machine: Path) -> None:
     assert "are skipped" in done.stderr
 
 
+def test_a_package_that_is_not_to_be_had_costs_no_other(machine: Path, tmp_path: Path) -> None:
+    """Where apt knows one of them not, the rest is installed all the same, and the one is named."""
+    program(machine / "apt-get", f'case "$*" in *kubernetes-client*) exit 100 ;; esac; echo "$*" >>{tmp_path}/apt')
+    done = run(machine, "test-tools")
+    assert done.returncode == 0
+    assert "warning: kubernetes-client could not be installed" in done.stderr
+    assert " busybox\n" in (tmp_path / "apt").read_text()
+
+
 JUNIT = '<testsuites><testsuite><testcase name="a"/><testcase name="b">{}</testcase></testsuite></testsuites>'
 
 
