@@ -32,6 +32,8 @@ def test_the_pins_are_what_the_package_asks_for() -> None:
     config.read(ROOT / "setup.cfg")
     for line in filter(None, config["options"]["install_requires"].splitlines()):
         wanted = Requirement(line)
+        if wanted.marker is not None and not wanted.marker.evaluate({"sys_platform": "linux", "platform_machine": "x86_64"}):
+            continue  # a bound for another system than the image's
         version, hashes = PINS[wanted.name.lower()]
         assert wanted.specifier.contains(version), line
         assert hashes

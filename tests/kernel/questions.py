@@ -67,6 +67,9 @@ class Case:
     """What the node's tool printed."""
     addresses: tuple[str, ...]
     pod_cidrs: tuple[str, ...]
+    """Of all nodes."""
+    own_pods: Ranges
+    """Addresses that pods on this node can have."""
     context: NodeContext
     pattern: str
     """The interface pattern by which kube-proxy knows pods; empty where it does not go by interface."""
@@ -161,6 +164,7 @@ def case(name: str, node_name: str, family: int = 4) -> Case:
         name=name, node=node_name, family=family, mode=mode, text=(folder / "nodes" / node_name / file).read_text(),
         # Every pod is asked for as if it ran here, so the way back to it has to lead here (rpfilter looks).
         addresses=node.ips(4) + node.ips(6), pod_cidrs=tuple(c for n in cluster.nodes for c in n.pod_cidrs),
+        own_pods=view.pods,
         context=NodeContext(family=family, local=local, pod_networks=networks),
         pattern=detector.pattern, questions=tuple(questions),
     )  # fmt: skip
