@@ -1,10 +1,12 @@
 """A node, made of network namespaces: real rules in it, real packets through it.
 
-    world ----- veth0 (pods' side)  [ node: forwarding, conntrack, the rules ]  eth0 (uplink) ----- world
+    world ----- veth0 (pods)       [ node: forwarding,    ]
+    world ----- veth1 (endpoints)  [ conntrack, the rules ]  eth0 (uplink) ----- world
 
-Clients in pods send into `veth0`, clients outside into `eth0`; the node's own processes send from a raw socket inside
-it. What the node routes out is read at the world's end of both; what it takes in is read from raw sockets in it, which
-the kernel serves behind the INPUT hook. Nothing answers, so every packet is the first of its connection.
+Clients in pods send into `veth0`, a Service's own endpoints into `veth1`, clients outside into `eth0`; the node's own
+processes send from a raw socket inside it. What the node routes out is read at the world's end of all three; what it
+takes in is read from raw sockets in it, which the kernel serves behind the INPUT hook. Nothing answers, so every
+packet is the first of its connection.
 
 What the kernel has queued it works off in order, on the processor that queued it: a datagram that passes through an
 idle namespace's loopback on the same processor proves that all packets sent before it have come to their end. So the
@@ -25,6 +27,8 @@ from pathlib import Path
 from shutil import which
 from typing import NamedTuple
 
+from kubectl_svcroute.model import ranges
+
 from . import wire
 from .conntrack import Conntrack, ContradictionError, Entry, Tuple, contradiction
 from .netns import Namespace, Netfilter
@@ -38,6 +42,8 @@ TABLES = {
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
     "security": ("INPUT", "FORWARD", "OUTPUT"),
 }
+_PEERS = {"pod": "pods", "endpoint": "endpoints", "outside": "uplink"}
+"""The world's end of each link."""
 _SIZE = {4: 4, 6: 16}
 _BATCH = 400
 _RCVBUFFORCE = 33
@@ -85,6 +91,8 @@ class Lab:
     addresses: tuple[str, ...]
     """The node's own, of both families."""
     pod_cidrs: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    """Pods that answer for Services: behind a link of their own, so that a Service's own pod comes in where it goes out."""
     lists: list[tuple[str, str, str]] = field(default_factory=list)
     """nftables: family, table and name of every set that remembers clients."""
     witness: int = 0
@@ -98,6 +106,7 @@ class Lab:
     _sockets: list[socket.socket] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._endpoints = {(6 if ":" in address else 4, ranges.number(address)) for address in self.endpoints}
         self.node, self.world, self.idle = Namespace(), Namespace(), Namespace()
         try:
             self._build()
@@ -126,7 +135,7 @@ class Lab:
         self.world.sysctl({"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"})
         self.idle.must(["ip", "link", "set", "lo", "up"])
         lines = ["link set lo up"]
-        for name, peer in (("veth0", "pods"), ("eth0", "uplink")):
+        for name, peer in (("veth0", "pods"), ("veth1", "endpoints"), ("eth0", "uplink")):
             # Without ARP every address behind a link has a neighbour at once.
             lines += [f"link add {name} address {_MAC} arp off type veth peer name {peer}", f"link set {name} up"]
         for address in self.addresses:
@@ -135,11 +144,13 @@ class Lab:
             )
         for cidr in self.pod_cidrs:
             lines.append(f"route add {cidr} dev veth0")
+        for address in self.endpoints:
+            lines.append(f"route add {address}/{'128' if ':' in address else '32'} dev veth1")
         lines += ["route add 0.0.0.0/0 dev eth0", "route add ::/0 dev eth0"]
-        for peer in ("pods", "uplink"):
+        for peer in _PEERS.values():
             lines.append(f"link set {peer} netns /proc/{os.getpid()}/fd/{self.world.fd}")
         self.node.must(["ip", "-batch", "-"], "\n".join(lines) + "\n")
-        self.world.must(["ip", "-batch", "-"], "".join(f"link set {p} arp off up\n" for p in ("pods", "uplink")))
+        self.world.must(["ip", "-batch", "-"], "".join(f"link set {p} arp off up\n" for p in _PEERS.values()))
         self._open()
 
     def _open(self) -> None:
@@ -153,7 +164,7 @@ class Lab:
 
         self.wires: dict[str, socket.socket] = {}
         with self.world.inside():
-            for way, name in (("pod", "pods"), ("outside", "uplink")):
+            for way, name in _PEERS.items():
                 tap = made(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
                 tap.bind((name, 3))  # ETH_P_ALL
                 self.wires[way] = tap
@@ -339,9 +350,8 @@ class Lab:
                 self.outputs[probe.family].sendto(packet, (target, 0))
             return
         ethertype = 0x0800 if probe.family == 4 else 0x86DD
-        out = self.wires[probe.way]
-        name = "pods" if probe.way == "pod" else "uplink"
-        out.sendto(packet, (name, ethertype, 0, 0, bytes.fromhex(_MAC.replace(":", ""))))
+        way = "endpoint" if probe.way == "pod" and (probe.family, probe.src) in self._endpoints else probe.way
+        self.wires[way].sendto(packet, (_PEERS[way], ethertype, 0, 0, bytes.fromhex(_MAC.replace(":", ""))))
 
     def _collect(self) -> Iterator[tuple[wire.Seen, bool]]:
         found: list[tuple[wire.Seen, bool]] = []

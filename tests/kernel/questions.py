@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kubectl_svcroute.expect.routes import LOOPBACK, NodeView, detector_of, never_clients, plan_service
 from kubectl_svcroute.expect.versions import behaviour
+from kubectl_svcroute.model.cluster import ClusterState
 from kubectl_svcroute.model.net import Frontend, FrontendKind
 from kubectl_svcroute.model.plan import Expectation
 from kubectl_svcroute.model.ranges import ALL, Ranges, network, number, single, subtract, union
@@ -70,6 +71,8 @@ class Case:
     """Of all nodes."""
     own_pods: Ranges
     """Addresses that pods on this node can have."""
+    endpoints: tuple[str, ...]
+    """Pods that answer for Services."""
     context: NodeContext
     pattern: str
     """The interface pattern by which kube-proxy knows pods; empty where it does not go by interface."""
@@ -121,6 +124,13 @@ def mode_of(name: str) -> str:
     return "nft" if made.get("iptables_backend") == "nft" else "legacy"
 
 
+def _pods(cluster: ClusterState, networks: set[tuple[int, int]]) -> tuple[str, ...]:
+    """The endpoints of all Services that are pods of the cluster's."""
+    slices = [one for source in (cluster.slices, cluster.legacy or {}) for group in source.values() for one in group]
+    found = {endpoint.address for one in slices for endpoint in one.endpoints}
+    return tuple(sorted(a for a in found if any(low <= number(a) <= high for low, high in networks)))
+
+
 @cache
 def case(name: str, node_name: str, family: int = 4) -> Case:
     """A node of a capture, and what to ask it."""
@@ -165,6 +175,7 @@ def case(name: str, node_name: str, family: int = 4) -> Case:
         # Every pod is asked for as if it ran here, so the way back to it has to lead here (rpfilter looks).
         addresses=node.ips(4) + node.ips(6), pod_cidrs=tuple(c for n in cluster.nodes for c in n.pod_cidrs),
         own_pods=view.pods,
+        endpoints=_pods(cluster, {network(c)[0] for n in cluster.nodes for c in n.pod_cidrs}),
         context=NodeContext(family=family, local=local, pod_networks=networks),
         pattern=detector.pattern, questions=tuple(questions),
     )  # fmt: skip

@@ -38,7 +38,7 @@ def labs() -> Iterator[dict[tuple[str, str, str], Lab]]:
 def lab_for(labs: dict[tuple[str, str, str], Lab], one: Case, flavour: str) -> Lab:
     key = (one.name, one.node, flavour)
     if key not in labs:
-        labs[key] = Lab(flavour, one.addresses, one.pod_cidrs, witness=_WITNESS)
+        labs[key] = Lab(flavour, one.addresses, one.pod_cidrs, one.endpoints, witness=_WITNESS)
     labs[key].load("", 10 - one.family)
     return labs[key]
 
@@ -86,7 +86,7 @@ def test_captured_nftables(labs: dict[tuple[str, str, str], Lab], name: str) -> 
             one = case(name, node, family)
             key = (name, node, "nftables")
             if key not in labs:
-                labs[key] = Lab("nftables", one.addresses, one.pod_cidrs, witness=_WITNESS)
+                labs[key] = Lab("nftables", one.addresses, one.pod_cidrs, one.endpoints, witness=_WITNESS)
             found, figures = disagreements(one, labs[key], one.text)
             assert not found, "\n".join(map(str, found))
             assert not figures.unverified, figures.reasons

@@ -54,7 +54,7 @@ class Bench:
     def of(cls, name: str, node: str, family: int, figures: Figures, flavour: str = "") -> Bench:
         """A bench with a lab of its own; `flavour`: another backend than the capture's own."""
         one = case(name, node, family)
-        return cls(one, Lab(flavour or mode_of(name), one.addresses, one.pod_cidrs), figures)
+        return cls(one, Lab(flavour or mode_of(name), one.addresses, one.pod_cidrs, one.endpoints), figures)
 
     @property
     def name(self) -> str:
