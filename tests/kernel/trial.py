@@ -279,6 +279,7 @@ def verdict(bench: Bench, trial: Trial, auditor: Auditor) -> str:
     errors = [f for f in result.findings if f.severity is Severity.ERROR]
     quiet = not result.findings and not result.unverified
     changed = ""
+    unfelt: set[str] = set()
     asker = bench.case.asker(trial.text)
     # Which questions the edits reach is the walker's word; the kernel's is had on a few that it says are as before, too.
     for index in range(len(bench.baseline)):
@@ -286,7 +287,10 @@ def verdict(bench: Bench, trial: Trial, auditor: Auditor) -> str:
             continue  # asked already, and the kernel does what it did before
         question, before = bench.baseline[index]
         now = bench.case.ask(asker, question)
-        if outline(now) == outline(before) or allowed(question, now) or not felt(bench.case, question, before, now):
+        if outline(now) == outline(before) or allowed(question, now):
+            continue
+        if not felt(bench.case, question, before, now):
+            unfelt.add(str(question.frontend))
             continue
         if what := trial.judge.kernel_differs(question, before, now, trial.also):
             changed = f"{question}: {what}"
@@ -301,7 +305,14 @@ def verdict(bench: Bench, trial: Trial, auditor: Auditor) -> str:
     elif errors:
         bench.figures.codes.update({f.code for f in errors})
         asked = {str(question.frontend) for question, _ in bench.baseline}
-        if not all(f.code in UNMEASURED or (f.code == "SR411" and f.frontend not in asked) for f in errors):
+        # A mark of kube-proxy's own that only endpoints of other nodes would meet is a wrong rule, and no packet feels it.
+        excused = [
+            f.code in UNMEASURED
+            or (f.code == "SR411" and f.frontend not in asked)
+            or (f.code == "SR303" and f.frontend in unfelt)
+            for f in errors
+        ]
+        if not all(excused):
             bench.figures.false_alarms += 1
             return "false alarm: " + "; ".join(f"{f.code} {f.message}" for f in errors[:3])
     return ""
