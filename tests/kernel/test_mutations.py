@@ -35,10 +35,10 @@ class Kind:
 KINDS = (
     Kind("iptables", {"backends": ("legacy", "nft")}, 8),
     Kind("nftables", {"nftables": True}, 20, fresh=2),
-    Kind("crowds", {"crowds": True}, 2, thorough=True),
-    Kind("crowds-nftables", {"crowds": True, "nftables": True}, 4, thorough=True),
+    Kind("crowds", {"crowds": True}, 4, thorough=True),
+    Kind("crowds-nftables", {"crowds": True, "nftables": True}, 6, thorough=True),
 )
-"""14 benches of iptables (both backends), 3 of nftables, 5 and 2 of many Services that are alike: some 190 rule sets."""
+"""14 benches of iptables (both backends), 3 of nftables, 5 and 2 of many Services that are alike: some 200 rule sets."""
 
 
 def try_seeds(kind: Kind, first: int, count: int, figures: Figures) -> list[str]:
