@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .alike import PortCone
@@ -28,6 +27,7 @@ from .checks.observation import Observation
 from .expect.routes import NodeView
 from .model.cluster import ProxyConfig
 from .model.ranges import contains, number, subtract, union
+from .model.records import dataclass, field
 from .model.ruleset import IptablesRules
 from .observe.cells import Cells
 from .observe.twins import OWN, Entries

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .expect.endpoints import plain_backends
@@ -12,6 +11,7 @@ from .expect.routes import NodeView
 from .model.cluster import Service, ServicePort, Slice
 from .model.net import host_port
 from .model.ranges import number, single, subtract, union
+from .model.records import dataclass
 from .observe.twins import Ask, Cone, Twins
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ Each node is judged alone and reduced to a `NodeResult`; its text is let go befo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from .again import Reference
 from .checks import structure
@@ -20,6 +19,7 @@ from .model.facts import EndpointFact, Facts, LazyEndpoints, ServiceFacts
 from .model.net import Backend
 from .model.node_result import NodeResult, SharedParts
 from .model.ranges import network, number, single, union
+from .model.records import replace
 from .model.report import Report, Unverified
 from .model.snapshot import ApiObjects, NodeDump, NodeOutcome, Unreachable
 from .node_audit import FILES, NodeAudit

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from .checks.rollup import sort_key
 from .model.facts import EndpointFact, Facts, ServiceFacts
 from .model.net import Backend
 from .model.node_result import NodeResult, ShareKey
+from .model.records import replace
 from .model.report import EndpointRow, Finding, LazyRows, NodeRow, Report, ServiceRow, Severity, Unverified
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
+from .model.records import replace
 from .options import DEMO, Settings, settings
 
 _NOTE = """\

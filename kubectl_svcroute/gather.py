@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from .collect.job_pods import PodsApi, RunPod, log_of, pods_of
 from .errors import CollectError, UsageError
 from .manifests import CONTAINER, NAME_LABEL
 from .merge import Part
+from .model.records import dataclass
 from .reports import parts_of
 
 _PAUSE = 5.0

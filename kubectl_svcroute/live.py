@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from .audit import Audit
 from .checks.node import STUCK
@@ -18,6 +17,7 @@ from .collect.fanout import NodeReader, NodeTarget, Progress, handles, read_all
 from .collect.spool import Spool
 from .errors import CollectError
 from .model.node_result import NodeResult
+from .model.records import dataclass, replace
 from .model.report import Finding, Report, Unverified
 from .model.snapshot import ApiObjects, NodeOutcome, Unreachable
 from .selection import Selection

@@ -10,10 +10,10 @@ know (how many shards, how nodes are read, which Services) are its options.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from . import __version__
+from .model.records import dataclass
 
 IMAGE = f"ghcr.io/kubectl-svcroute/kubectl-svcroute:{__version__}"
 CONTAINER = "svcroute"

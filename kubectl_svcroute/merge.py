@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from .conclude import conclude, not_read
 from .errors import UsageError
 from .model.facts import EndpointFact, Facts, ServiceFacts
 from .model.node_result import NodeResult
+from .model.records import dataclass, replace
 from .model.report import Report
 from .model.shard import Shard, ShardOf, part_of
 from .observe.infer import Inference, Votes

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .again import Reference
@@ -41,6 +40,7 @@ from .model.node_result import BESIDE_RULES, NodeResult, ShareKey, SyncState
 from .model.plan import Expectation, PortPlan
 from .model.ranges import ALL, Ranges, intersect, network, number, single, subtract, union
 from .model.ranges import text as address_text
+from .model.records import replace
 from .model.report import Finding, NodeRow, Severity, Unverified
 from .model.routes import Action, Client
 from .model.ruleset import IptablesRules

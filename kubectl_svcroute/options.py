@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .command_options import FORMATS
 from .errors import UsageError
+from .model.records import dataclass
 from .model.shard import ShardOf
 
 DEMO = Path(__file__).parent / "data" / "demo.tar.gz"

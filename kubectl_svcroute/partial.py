@@ -11,13 +11,14 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from .errors import UsageError
 from .model.facts import EndpointFact, Facts, ServiceFacts
 from .model.net import Backend
 from .model.node_result import NodeResult, ShareKey
+from .model.records import dataclass
 from .model.report import Finding, NodeRow, Severity, Unverified
 from .model.snapshot import ApiObjects
 from .observe.infer import Inference, Votes

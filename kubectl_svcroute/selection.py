@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from .errors import UsageError
 from .model.cluster import Service
+from .model.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import click
 
 from .audit import Audit
 from .errors import CollectError, UsageError
+from .model.records import replace
 from .model.report import ExitCode, Report
 from .model.snapshot import ApiObjects, NodeHandle, NodeOutcome, Snapshot, Unreachable
 from .options import Output, Settings

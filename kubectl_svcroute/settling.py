@@ -21,10 +21,10 @@ later than the change.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 
 from .checks.node import STUCK
 from .model.node_result import NodeResult, SyncState
+from .model.records import dataclass, field, replace
 from .model.report import Finding, Severity, Unverified
 
 PATIENCE = 4.0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from . import __version__
 from .audit import Audit
 from .conclude import conclude
 from .model.node_result import NodeResult
+from .model.records import dataclass, replace
 from .model.report import Report
 from .model.shard import Shard, ShardOf
 from .model.snapshot import ApiObjects

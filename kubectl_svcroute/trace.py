@@ -7,12 +7,11 @@ makes the tree of it, `trace_reasons` has the words for what stands in no rule, 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .audit import Audit
 from .errors import UsageError
 from .model.cluster import Node, Service
 from .model.node_result import NodeResult
+from .model.records import replace
 from .model.report import Unverified
 from .model.routes import Client
 from .model.snapshot import ApiObjects, NodeDump, NodeOutcome, Unreachable

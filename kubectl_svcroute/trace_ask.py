@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from .audit import Audit
@@ -16,6 +15,7 @@ from .model.cluster import Node, ProxyConfig, Service
 from .model.net import Frontend, FrontendKind, canonical_ip, host_port
 from .model.node_result import NodeResult
 from .model.plan import Expectation, PortPlan
+from .model.records import dataclass, replace
 from .model.report import Finding
 from .model.routes import Client
 from .model.snapshot import NodeDump

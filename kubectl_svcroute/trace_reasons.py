@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from .checks.compare import expected_text
 from .model.cluster import Service
 from .model.net import Backend, FrontendKind
 from .model.plan import Candidate, Expectation
 from .model.ranges import Ranges, describe, intersect, network
+from .model.records import dataclass, replace
 from .model.routes import Action, Client
 from .model.trace import Ending, Role
 from .model.ways import End, Step

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import session
 from .errors import CollectError, UsageError
+from .model.records import dataclass, replace
 from .model.report import Unverified
 from .model.routes import Client
 from .model.snapshot import ApiObjects, NodeDump, NodeHandle, NodeOutcome

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from .checks.compare import expected_text
@@ -19,6 +18,7 @@ from .model.net import Backend, FrontendKind
 from .model.node_result import NodeResult
 from .model.plan import Expectation, PortPlan
 from .model.ranges import contains, describe, number, single, union
+from .model.records import replace
 from .model.report import Unverified
 from .model.routes import Action, Client
 from .model.trace import Branch, Command, Ending, Exit, Hop, Role, Trace, Way

@@ -8,10 +8,10 @@ not about one address or port, outside the chains of one Service, is the node's 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..model.net import FrontendKind
+from ..model.records import dataclass
 from ..model.routes import Action
 from ..model.ways import End, Step
 from .landmarks import NFTABLES

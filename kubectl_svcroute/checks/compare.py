@@ -14,11 +14,11 @@ Behaviour is compared, never rule text: two rule sets that do the same are the s
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 
 from ..model.net import Backend, FrontendKind
 from ..model.plan import Expectation, PortPlan
 from ..model.ranges import Ranges, contains, describe, number, single, subtract, union
+from ..model.records import dataclass
 from ..model.report import Severity
 from ..model.routes import Action, Client, Leg
 from ..model.ways import Atom, End, Observed

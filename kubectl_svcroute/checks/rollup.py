@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
+from ..model.records import replace
 from ..model.report import Finding, Severity
 from ..model.routes import Client
 from .observation import Observation

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 from ..model.cluster import Service
 from ..model.net import FrontendKind
 from ..model.plan import Expectation
 from ..model.ranges import number
+from ..model.records import dataclass, field
 from ..model.report import Severity
 from ..model.routes import Action
 from ..model.ruleset import IptablesRules, Table

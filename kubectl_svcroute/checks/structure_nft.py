@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ..model.net import canonical_ip
 from ..model.nft import Decide, Element, NftRules, NftTable, Reject, SetRef, VerdictMap
 from ..model.ranges import number
+from ..model.records import dataclass
 from ..model.report import Severity
 from ..model.routes import Action, Client
 from ..model.ways import Observed

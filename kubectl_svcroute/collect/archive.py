@@ -31,13 +31,13 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol, cast
 
 from .. import __version__
 from ..errors import SnapshotError
+from ..model.records import dataclass
 from ..model.report import Unverified
 from ..model.snapshot import ApiObjects, NodeDump, NodeHandle, NodeOutcome, Snapshot, Unreachable
 from .projection import project_list

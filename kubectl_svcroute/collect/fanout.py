@@ -6,10 +6,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..errors import SvcrouteError
+from ..model.records import dataclass
 from ..model.snapshot import NodeHandle, NodeOutcome, Unreachable
 from .node_script import one_line
 

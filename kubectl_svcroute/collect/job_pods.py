@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from ..errors import CollectError
+from ..model.records import dataclass
 from .kube import ApiError
 from .node_script import one_line
 

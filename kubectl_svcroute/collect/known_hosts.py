@@ -15,11 +15,11 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import CollectError
+from ..model.records import dataclass
 
 DEFAULT_PORT = 22
 

@@ -31,13 +31,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from .. import __version__
 from ..errors import CollectError, UsageError
+from ..model.records import dataclass, field
 from ..model.report import Unverified
 from ..model.snapshot import ApiObjects
 from .list_decoder import decode_list

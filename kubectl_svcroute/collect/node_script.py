@@ -26,10 +26,10 @@ import re
 import secrets
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ..errors import CollectError
+from ..model.records import dataclass
 from ..model.snapshot import NodeDump
 
 MAX_BYTES = 256 << 20

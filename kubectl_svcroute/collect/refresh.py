@@ -7,10 +7,10 @@ endpoint is a pod that was not there then. The parts that did not change are sha
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+from ..model.records import replace
 from ..model.snapshot import ApiObjects
 from .kube import ENDPOINTS, ENDPOINTSLICES, PODS, SERVICES, ApiError, KubeApi, Resource
 

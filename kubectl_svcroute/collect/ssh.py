@@ -23,11 +23,11 @@ import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CollectError
+from ..model.records import dataclass, field, replace
 from ..model.snapshot import NodeDump, NodeOutcome, Unreachable
 from .fanout import ADDRESS_KINDS, NodeTarget
 from .host_certificates import certificate_is_good

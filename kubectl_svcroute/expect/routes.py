@@ -18,12 +18,12 @@ have for them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from ..model.cluster import Node, ProxyConfig, Service, ServicePort, Slice
 from ..model.net import Backend, Frontend, FrontendKind
 from ..model.plan import Expectation, PortPlan, Selection
 from ..model.ranges import ALL, EMPTY, Ranges, contains, intersect, network, number, single, subtract, union
+from ..model.records import dataclass
 from ..model.routes import Action, Client
 from .endpoints import candidates, select
 from .versions import Behaviour

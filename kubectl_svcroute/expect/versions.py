@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..model.cluster import ProxyConfig
 from ..model.ranges import contains, network, number
+from ..model.records import dataclass
 
 OLDEST = (1, 14)
 NEWEST = (1, 36)

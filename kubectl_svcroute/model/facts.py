@@ -6,10 +6,10 @@ It is the same for every node, so an audit in parts (`--shard`) needs it once, w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, overload
 
 from .net import Backend
+from .records import dataclass, field
 from .report import Unverified
 
 

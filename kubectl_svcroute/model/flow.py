@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from .net import Protocol
+from .records import dataclass
 
 
 class Flow(NamedTuple):

@@ -10,7 +10,8 @@ What only labels (handles, counters' values, comments of tables, chains and sets
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from .records import dataclass, field
 
 Scalar = int | str
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from .net import Backend
+from .records import dataclass, field
 from .report import Finding, NodeRow, Unverified
 
 BESIDE_RULES = "(connections)"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from .cluster import Endpoint, Service, ServicePort
 from .net import Backend, Frontend
 from .ranges import Ranges, number
+from .records import dataclass, field
 from .routes import Action, Client, Leg, Route
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, overload
 
 from .flow import ProbeRow
+from .records import dataclass, field
 
 if TYPE_CHECKING:
     from .shard import Shard

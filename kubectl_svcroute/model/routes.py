@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
 from .net import Backend
+from .records import dataclass
 
 
 class Client(str, Enum):

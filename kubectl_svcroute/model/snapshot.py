@@ -13,9 +13,9 @@ A file that is absent was not read; a file that is present was read whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from .records import dataclass, field
 from .report import Unverified
 
 

@@ -10,10 +10,10 @@ exit: five endpoints are told five times where they differ, and once where they 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 
 from .net import Frontend
+from .records import dataclass
 from .report import ExitCode, Finding, Severity, Unverified
 from .routes import Client
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from .net import Backend
 from .ranges import Ranges
+from .records import dataclass
 from .routes import Action, Leg
 
 

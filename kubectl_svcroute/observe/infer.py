@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..model.records import dataclass, field
 from ..model.ruleset import IptablesRules
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ Semantics from the kernel's net/netfilter/xt_*.c and net/ipv4/netfilter/ip_table
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ..errors import ParseError
 from ..model.ranges import Ranges, contains, network, number
+from ..model.records import dataclass
 from .packet import Chance, Doubt, Packet, Result, SourceSplit, negate
 
 Test = Callable[[Packet], Result]

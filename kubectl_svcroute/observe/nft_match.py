@@ -12,7 +12,6 @@ that it has put before `tcp dport`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -37,6 +36,7 @@ from ..model.nft import (
     render_value,
 )
 from ..model.ranges import ALL, Ranges, intersect, network, number, union
+from ..model.records import dataclass
 from .matches import PROTOCOLS
 from .packet import Doubt, Interface, Packet, Result, SourceSplit, negate
 

@@ -16,7 +16,6 @@ known of a packet. A statement that is not understood ends the walk with a packe
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -59,6 +58,7 @@ from ..model.nft import (
     render_value,
 )
 from ..model.ranges import ALL, number, subtract
+from ..model.records import dataclass
 from .iptables import LOOPBACK_ADDRESSES
 from .nft_match import (
     Lookup,

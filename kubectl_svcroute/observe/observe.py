@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..model.net import Frontend
 from ..model.ranges import Ranges, number
+from ..model.records import dataclass
 from ..model.routes import Action
 from ..model.ways import End, Observed
 from .packet import Interface, NodeContext, Packet

@@ -9,10 +9,10 @@ walked, and if they end alike the unknown did not matter (`observe.walk.settle`)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..model.ranges import ALL, EMPTY, Ranges, contains, intersect, subtract
+from ..model.records import dataclass, field
 from ..model.ways import Step
 
 

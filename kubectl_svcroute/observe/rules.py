@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..errors import ParseError
 from ..model.ranges import network
+from ..model.records import dataclass
 from .matches import Match, Options, destination, interface_in, interface_out, masked, parse_module, protocol, source
 from .words import Quoted, split_rule
 

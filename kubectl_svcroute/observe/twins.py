@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 
 from ..model.ranges import Ranges, contains, number
+from ..model.records import dataclass
 from ..model.ruleset import IptablesRules
 from .cells import PINNED, Cells
 

@@ -11,11 +11,11 @@ same kind are passed over (net/netfilter/nf_nat_core.c, nf_nat_inet_fn).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..model.net import Backend
 from ..model.ranges import text
+from ..model.records import dataclass
 from ..model.routes import Action
 from ..model.ways import End
 from .packet import LOOPBACK, NO_INTERFACE, Packet, steps

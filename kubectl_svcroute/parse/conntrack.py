@@ -10,11 +10,11 @@ linux, net/netfilter/nf_conntrack_standalone.c). What is no TCP, UDP or SCTP is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from ..errors import ParseError
 from ..model.flow import Flow
 from ..model.net import Protocol, canonical_ip
+from ..model.records import dataclass
 
 _PROTOCOLS = {"tcp": Protocol.TCP, "udp": Protocol.UDP, "sctp": Protocol.SCTP}
 _TUPLE = ("src", "dst", "sport", "dport")

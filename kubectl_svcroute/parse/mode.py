@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from ..model.records import dataclass
 
 _SAVES = ("iptables-save.txt", "iptables-nft-save.txt", "iptables-legacy-save.txt",
           "ip6tables-save.txt", "ip6tables-nft-save.txt", "ip6tables-legacy-save.txt")  # fmt: skip

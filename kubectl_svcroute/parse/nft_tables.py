@@ -7,9 +7,9 @@ That another program's table exists is cheap to know, and it is said, instead of
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from ..model.nft import NftRules, NftTable, TableKey
+from ..model.records import dataclass
 from .nft_json import parse_nft_json
 
 ROUTED = frozenset(("ip", "ip6", "inet"))

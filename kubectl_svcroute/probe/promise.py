@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from ..audit import Audit
 from ..checks.blame import Facts
@@ -14,6 +13,7 @@ from ..model.net import Backend, Frontend, FrontendKind, Protocol, host_port
 from ..model.node_result import NodeResult
 from ..model.plan import Expectation, PortPlan
 from ..model.ranges import contains, number, single
+from ..model.records import dataclass, replace
 from ..model.routes import Action, Client, Leg
 from ..model.snapshot import NodeDump
 from ..model.ways import Atom

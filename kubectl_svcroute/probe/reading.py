@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..errors import ParseError
 from ..model.flow import Flow
 from ..model.net import Frontend, Protocol, canonical_ip
+from ..model.records import dataclass
 from ..parse.conntrack import parse_flows
 
 RESULTS = ("connected", "refused", "timeout", "unreachable", "failed")

@@ -22,10 +22,10 @@ told one. bash cannot say it of a connection that was refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..collect.node_script import framed_script
 from ..model.net import Frontend, Protocol
+from ..model.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

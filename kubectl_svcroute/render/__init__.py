@@ -14,9 +14,10 @@ close a tag or to forge a line.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
+
+from ..model.records import dataclass, replace
 
 if TYPE_CHECKING:
     from ..model.report import Report

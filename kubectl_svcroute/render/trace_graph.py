@@ -7,9 +7,9 @@ that the branches share. A picture is for the shape; the raw rules are in the tr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from xml.sax.saxutils import escape, quoteattr
 
+from ..model.records import dataclass, field
 from ..model.trace import Branch, Ending, Exit, Hop, Role, Trace, Way
 from .text import clean, percent, width, wrap
 

@@ -7,9 +7,9 @@ the same with other names (`everything` tells them all). Many endpoints fold int
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
+from ..model.records import dataclass
 from ..model.report import Finding
 from ..model.routes import Client
 from ..model.trace import Branch, Ending, Exit, Hop, Role, Trace, Way

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
+from ..model.records import dataclass
 from ..model.report import EndpointRow, Finding, Report, ServiceRow, Severity, Unverified
 from .text import plural
 
