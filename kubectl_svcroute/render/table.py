@@ -11,12 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tabulate import DataRow, TableFormat, tabulate
-
 from ..model.report import EndpointRow, Report, ServiceRow
 from . import RenderOptions, probe_table
 from .codes import label_of
-from .text import MARKS, Paint, StandIns, clean, listed, percent, plural, to_ascii, width, wrap
+from .text import MARKS, Paint, StandIns, clean, listed, pad, percent, plural, to_ascii, width, wrap
 from .view import (
     NOT_AN_ENDPOINT,
     Doubt,
@@ -29,11 +27,9 @@ from .view import (
     short_names,
 )
 
-_KUBECTL = TableFormat(
-    lineabove=None, linebelowheader=None, linebetweenrows=None, linebelow=None,
-    headerrow=DataRow("", "   ", ""), datarow=DataRow("", "   ", ""), padding=0, with_header_hide=None,
-)  # fmt: skip
 _GAP = 3
+SMALL = 64
+"""Up to so many rows are padded here, into the lines that tabulate would make: to load it takes as long as to load click."""
 
 NODE_COLUMNS = 12
 """Above so many nodes their columns fold into one."""
@@ -138,12 +134,28 @@ def _lines(table: _Table, show: _Show, *, indent: str = "") -> Iterator[str]:
     rows = table.rows if show.options.no_headers else [table.heads, *table.rows]
     if not rows:
         return
+    for line in (padded if len(rows) <= SMALL else tabulated)(rows):
+        yield f"{indent}{line}".rstrip() + "\n"
+
+
+def padded(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Left-aligned columns of few rows."""
+    cells = [[cell.strip() for cell in row] for row in rows]
+    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        yield (" " * _GAP).join(map(pad, row, widths))
+
+
+def tabulated(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The same of many."""
+    from tabulate import DataRow, TableFormat, tabulate  # noqa: PLC0415 - see SMALL
+
+    line = DataRow("", " " * _GAP, "")
+    kubectl = TableFormat(None, None, None, None, headerrow=line, datarow=line, padding=0, with_header_hide=None)
     # Without help tabulate takes every character for one column wide.
     names = StandIns()
-    even = [[names.put(cell) for cell in row] for row in rows]
-    text = tabulate(even, tablefmt=_KUBECTL, disable_numparse=True, colglobalalign="left")
-    for line in names.back(text).split("\n"):
-        yield f"{indent}{line}".rstrip() + "\n"
+    even = [[names.put(cell.strip()) for cell in row] for row in rows]
+    yield from names.back(tabulate(even, tablefmt=kubectl, disable_numparse=True, colglobalalign="left")).split("\n")
 
 
 def _fitting(table: _Table, show: _Show) -> Iterator[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from reports import HOSTILE, made, of_capture
 
 from kubectl_svcroute.model.report import Report
-from kubectl_svcroute.render import RenderOptions, render
+from kubectl_svcroute.render import RenderOptions, render, table
 from kubectl_svcroute.render.page import render_page
 from kubectl_svcroute.render.text import StandIns, clean, to_ascii, width, wrap
 
@@ -66,10 +68,35 @@ def test_tables_need_no_more_than_is_installed(monkeypatch: pytest.MonkeyPatch) 
     """tabulate measures with wcwidth where that is there, which no user has to have: both must look the same."""
     import tabulate
 
+    monkeypatch.setattr(table, "SMALL", 0)
     with_it = render(CASES["cjk"][0], "table", options())
     monkeypatch.setattr(tabulate, "wcwidth", None, raising=False)
     monkeypatch.setattr(tabulate, "WIDE_CHARS_MODE", False, raising=False)
     assert render(CASES["cjk"][0], "table", options()) == with_it
+
+
+_ODD = ["", " led", "日本 語", "e\u0301x", "\x1b[31;1m0% ✗\x1b[0m", "\u3000wide\u3000", "각", "12", "1e3", "0x1f"]
+_CELLS = st.one_of(
+    # An accent without a letter under it is nothing that tabulate can be told the width of, and no name begins with one.
+    st.text(st.characters(exclude_categories=["Cs", "Mn", "Me"]), max_size=12).map(clean).filter(lambda t: all(map(width, t))),
+    st.sampled_from(_ODD),
+)
+
+
+@given(st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(_CELLS, min_size=n, max_size=n), min_size=1, max_size=9)))
+def test_a_small_table_has_the_lines_that_tabulate_makes(rows: list[list[str]]) -> None:
+    """Few rows are padded without it: line by line the same, whatever stands in the cells."""
+    assert [line.rstrip() for line in table.padded(rows)] == [line.rstrip() for line in table.tabulated(rows)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_small_tables_look_as_large_ones_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole report is the same, whoever lays out its tables."""
+    report, fmt, how = CASES[name]
+    monkeypatch.setattr(table, "SMALL", 0)
+    with_tabulate = render(report, fmt, how)
+    monkeypatch.setattr(table, "SMALL", 1 << 30)
+    assert render(report, fmt, how) == with_tabulate
 
 
 @pytest.mark.parametrize(
