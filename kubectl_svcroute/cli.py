@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -27,11 +27,7 @@ from .command_options import (
     verbose_option,
     which_options,
 )
-from .errors import SvcrouteError, UsageError
-from .model.report import ExitCode
-
-if TYPE_CHECKING:
-    from .options import Settings
+from .errors import ExitCode, SvcrouteError, UsageError
 
 
 def _program() -> str:
@@ -40,12 +36,16 @@ def _program() -> str:
 
 
 LAZY: dict[str, str] = {
+    "demo": "The whole thing on a cluster that comes with the plugin.",
+    "trace": "The way that a packet takes on one node, rule by rule.",
+    "snapshot": "Keep what was read of a cluster, to look at it again.",
+    "explain": "What a finding means, why it happens, and what to do.",
     "merge": "One report of the reports of all shards.",
     "probe": "Dial a Service from nodes or a pod, and see where it goes.",
     "job": "Manifests of a run inside the cluster; --collect: what it found.",
     "completion": "Let the shell complete this plugin's words, through kubectl's completion.",
 }
-"""Subcommands that live in a module of their own, `commands/NAME.py`, which offers `command`: name -> short help.
+"""Subcommands, each in a module of its own, `commands/NAME.py`, which offers `command`: name -> short help.
 
 They load when they are called: what one command needs, another's start does not pay for.
 """
@@ -55,7 +55,7 @@ class _Group(Group):
     """The whole plugin. Its help shows the examples first, as kubectl's does."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
-        """Every subcommand, those of `commands/` last."""
+        """Every subcommand, and `check`, which is the plugin without one."""
         return [*self.commands, *LAZY]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -71,9 +71,7 @@ class _Group(Group):
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(_INTRO.format(program=_program()))
         with formatter.section("Commands"):
-            rows = [(name, self.commands[name].get_short_help_str(70)) for name in self.commands if name != "check"]
-            rows += LAZY.items()
-            formatter.write_dl(rows)
+            formatter.write_dl([*LAZY.items()])
         write_options(check, ctx, formatter)
         formatter.write(_STATUSES.format(program=_program()))
 
@@ -143,153 +141,10 @@ def check(**given: Any) -> int:
       # The whole cluster, for a CI server and for people, at once
       kubectl svcroute -A -o junit=svcroute.xml -o html=svcroute.html -o table
     """  # noqa: D301 - a backslash and b is click's mark for lines that stay as they are
-    return _check(_settings(given))
-
-
-@cli.command(short_help="The whole thing on a cluster that comes with the plugin.")
-@output_options
-@click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("-n", "--namespace", metavar="NAME", help="Namespace of the Services.")
-@click.option("-A", "--all-namespaces", is_flag=True, help="Every namespace.")
-def demo(**given: Any) -> int:
-    """The whole thing on a cluster that comes with the plugin: five nodes, one of them with a fault.
-
-    \b
-    Examples:
-      # One Service, of which one node lacks a rule
-      kubectl svcroute demo
-
-      # All Services of that cluster, as a page for a browser
-      kubectl svcroute demo -A -o html=demo.html
-    """  # noqa: D301 - as above
-    from .demo import demo_settings  # noqa: PLC0415
-
-    return _check(demo_settings(given))
-
-
-@cli.command(short_help="The way that a packet takes on one node, rule by rule.")
-@click.argument("service", metavar="SERVICE")
-@click.option(
-    "--from",
-    "client",
-    type=click.Choice(["pod", "node", "outside", "hairpin"]),
-    default="pod",
-    show_default=True,
-    help="Who dials: a pod on the node, the node itself, somebody outside, or an endpoint that may reach itself.",
-)
-@click.option(
-    "--to",
-    metavar="FRONTEND",
-    help="What is dialled: IP:PORT, a node port's number, a port's name, or cluster, nodeport, lb, external, health"
-    " (lb:https for one port of several). Default: the cluster IP and its first port.",
-)
-@click.option("--node", metavar="NAME", help="The node to trace on (default: the first that can be verified).")
-@click.option("-o", "--output", default="tree", show_default=True, metavar="FORMAT[=FILE]",
-              help="One of tree, json, mermaid, dot, svg.")  # fmt: skip
-@click.option("--output-file", metavar="PATH", help="Write it here instead of to stdout.")
-@click.option("--commands", is_flag=True, help="Say with which commands, which only read, each hop can be seen by hand.")
-@click.option("-n", "--namespace", metavar="NAME", help="Namespace of the Service (default: the context's).")
-@click.option(
-    "--snapshot",
-    metavar="PATH",
-    help="Read a saved snapshot (folder or .tar.gz; demo: the one that comes with the plugin).",
-)
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colour.")
-@click.option("--allow-partial", is_flag=True, help="What could not be verified does not count (exit 0 instead of 3).")
-@kube_options
-@node_options
-@click.option("-v", "--verbose", count=True, help="Tell every branch in full, and say more on stderr.")
-def trace(**given: Any) -> int:
-    """The way that a packet takes on one node, rule by rule, and what each is for.
-
-    \b
-    Examples:
-      # What happens when a pod dials the Service's cluster IP
-      kubectl svcroute trace kuard
-
-      # A pod that reaches itself through its own Service
-      kubectl svcroute trace kuard --from hairpin
-
-      # A client outside that dials a node port, and the commands to see each step by hand
-      kubectl svcroute trace web -n shop --from outside --to nodeport --node kubworker3 --commands
-
-      # The same as a picture
-      kubectl svcroute trace web -n shop --from outside --to lb:https -o svg=way.svg
-    """  # noqa: D301 - as above
-    from .trace_session import run_trace  # noqa: PLC0415
-
-    return run_trace(given)
-
-
-@cli.group(cls=Group, context_settings=CONTEXT, short_help="Keep what was read of a cluster, to look at it again.")
-def snapshot() -> None:
-    """Keep what was read of a cluster, to look at it again or to send it to a colleague.
-
-    \b
-    Examples:
-      # Keep the whole cluster, then look at it as often as you like
-      kubectl svcroute snapshot save audit.tar.gz
-      kubectl svcroute -A --snapshot audit.tar.gz
-    """  # noqa: D301 - as above
-
-
-@snapshot.command("save", short_help="Read the API and the nodes, and keep it in a file or a folder.")
-@click.argument("path", metavar="PATH")
-@which_options
-@kube_options
-@node_options
-@click.option("--redact", is_flag=True, help="Leave out annotations that no check needs.")
-@verbose_option
-def snapshot_save(**given: Any) -> int:
-    """Read the API and the nodes, and keep it in PATH: a folder, or a .tar.gz.
-
-    Secrets are not part of it: no kubeconfig, no keys, no environment.
-
-    \b
-    Examples:
-      # All Services and all nodes
-      kubectl svcroute snapshot save audit.tar.gz
-
-      # One node, without annotations that no check needs
-      kubectl svcroute snapshot save node.tar.gz --node kubworker3 --redact
-    """  # noqa: D301 - as above
-    from .session import save  # noqa: PLC0415
-
-    path, redact = given.pop("path"), given.pop("redact")
-    return save(_settings(given), path, redact=redact)
-
-
-@cli.command(short_help="What a finding means, why it happens, and what to do.")
-@click.argument("code", required=False)
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colour.")
-def explain(code: str | None, color: str) -> int:
-    """What a finding means, why it happens, and what to do. Without CODE: the list of all.
-
-    \b
-    Examples:
-      # By its code, or by its name
-      kubectl svcroute explain SR201
-      kubectl svcroute explain backend-missing
-
-      # Every code there is
-      kubectl svcroute explain
-    """  # noqa: D301 - as above
-    from .explain import explain as show  # noqa: PLC0415
-
-    click.echo(show(code, color=color), nl=False, color=True)  # what colour there is was asked for
-    return ExitCode.OK
-
-
-def _settings(given: dict[str, Any]) -> Settings:
     from .options import settings  # noqa: PLC0415
-
-    return settings(given)
-
-
-def _check(found: Settings) -> int:
     from .session import run  # noqa: PLC0415
 
-    return run(found)
+    return run(settings(given))
 
 
 def route(arguments: Sequence[str]) -> list[str]:
@@ -308,7 +163,7 @@ def route(arguments: Sequence[str]) -> list[str]:
         if word.startswith("-") and word != "-":
             at += 2 if word in takes_value else 1
             continue
-        if (word in cli.commands and word != "check") or word in LAZY:
+        if word in LAZY:
             return [word, *words[:at], *words[at + 1 :]]
         break
     if words[:1] == ["check"]:

@@ -56,8 +56,7 @@ def complete(words: Sequence[str]) -> tuple[list[Offer], int]:
         return _starting(((name, one.get_short_help_str(70)) for name, one in command.commands.items()), typed), NO_FILES
     offers = []
     if top and not found.arguments:
-        offers = [(name, one.get_short_help_str(70)) for name, one in cli.commands.items() if not one.hidden]
-        offers = _starting([*offers, *LAZY.items()], typed)
+        offers = _starting(LAZY.items(), typed)
     argument = found.next_argument()
     if argument is None:
         return offers, NO_FILES

@@ -1,10 +1,22 @@
-"""What can go wrong, one base per stage of the data's way.
+"""What can go wrong, one base per stage of the data's way, and how the program says at its end how it went.
 
 Every message names the input, the place in it and the remedy: it is shown to a person as it stands, without a
 traceback. An inability to verify is *not* an exception: it is a value (`model.report.Unverified`).
 """
 
 from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the exit status means (design.md, section 5). Scripts rely on it."""
+
+    OK = 0
+    FINDINGS = 1
+    CANNOT_RUN = 2
+    NOT_VERIFIED = 3
+    INTERRUPTED = 130
 
 
 class SvcrouteError(Exception):

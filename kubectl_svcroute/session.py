@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .audit import Audit
-from .errors import CollectError, UsageError
+from .errors import CollectError, ExitCode, UsageError
 from .model.records import replace
-from .model.report import ExitCode, Report
+from .model.report import Report
 from .model.snapshot import ApiObjects, NodeHandle, NodeOutcome, Snapshot, Unreachable
 from .options import Output, Settings
 from .output_file import write_file

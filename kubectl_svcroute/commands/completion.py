@@ -16,8 +16,7 @@ import click
 from .. import PLUGIN, PROGRAM
 from ..command_help import Command, Group
 from ..command_options import COMPLETE, CONTEXT
-from ..errors import UsageError
-from ..model.report import ExitCode
+from ..errors import ExitCode, UsageError
 
 NAME = f"kubectl_complete-{PLUGIN}"
 """What kubectl looks for on PATH."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum, IntEnum
+from enum import Enum
 from typing import TYPE_CHECKING, overload
 
-from .flow import ProbeRow
+from ..errors import ExitCode
 from .records import dataclass, field
 
 if TYPE_CHECKING:
+    from .flow import ProbeRow
     from .shard import Shard
 
 
@@ -27,16 +28,6 @@ class Severity(str, Enum):
 
     def __str__(self) -> str:
         return self.value
-
-
-class ExitCode(IntEnum):
-    """What the exit status means (design.md, section 5). Scripts rely on it."""
-
-    OK = 0
-    FINDINGS = 1
-    CANNOT_RUN = 2
-    NOT_VERIFIED = 3
-    INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

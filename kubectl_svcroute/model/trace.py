@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
+from ..errors import ExitCode
 from .net import Frontend
 from .records import dataclass
-from .report import ExitCode, Finding, Severity, Unverified
+from .report import Finding, Severity, Unverified
 from .routes import Client
 
 

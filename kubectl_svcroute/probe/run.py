@@ -21,10 +21,10 @@ from .. import session
 from ..audit import Audit
 from ..checks.observation import Observation
 from ..checks.rollup import roll_up
-from ..errors import CollectError, ParseError, UsageError
+from ..errors import CollectError, ExitCode, ParseError, UsageError
 from ..model.flow import ProbeRow
 from ..model.node_result import NodeResult
-from ..model.report import ExitCode, Report, Severity, Unverified
+from ..model.report import Report, Severity, Unverified
 from ..model.snapshot import ApiObjects, NodeDump, NodeHandle, NodeOutcome, Unreachable
 from ..observe.infer import Inference
 from ..options import Settings, settings
