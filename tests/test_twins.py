@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 import tempfile
 from dataclasses import replace
 from functools import cache, partial
@@ -21,6 +22,7 @@ from kubectl_svcroute.model.cluster import Service
 from kubectl_svcroute.model.node_result import NodeResult
 from kubectl_svcroute.model.snapshot import NodeDump, Snapshot
 from kubectl_svcroute.node_audit import NodeAudit
+from kubectl_svcroute.parse import nft_json
 from kubectl_svcroute.selection import Selection
 
 MADE = ("made-iptables", "made-nftables")
@@ -187,13 +189,16 @@ def compare(name: str, seed: int) -> None:
     dump = rng.choice(snapshot(name).nodes).read()
     assert isinstance(dump, NodeDump)
     node = changed(dump, rng)
-    quick, thorough = (judge.node(node) for judge in judges(name))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nft_json, "LARGE", 0 if seed % 4 else sys.maxsize)  # as a large document is read
+        quick, thorough = (judge.node(node) for judge in judges(name))
     assert told(quick) == told(thorough), f"{name}, seed {seed}"
 
 
-@pytest.mark.parametrize("name", IPTABLES + NFTABLES)
-def test_healthy_rules(name: str) -> None:
+@pytest.mark.parametrize(("name", "large"), [*((name, 0) for name in IPTABLES + NFTABLES), *((n, sys.maxsize) for n in NFTABLES)])
+def test_healthy_rules(name: str, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On every node of a healthy cluster both say the same, and the shares too."""
+    monkeypatch.setattr(nft_json, "LARGE", large)  # from which size on a document is read the fast way
     for handle in snapshot(name).nodes:
         quick, thorough = (judge.node(handle.read()) for judge in judges(name))
         assert told(quick) == told(thorough)

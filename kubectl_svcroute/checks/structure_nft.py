@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..model.net import canonical_ip
 from ..model.nft import Decide, Element, NftRules, NftTable, Reject, SetRef, VerdictMap
@@ -80,7 +80,7 @@ def hooks(table: NftTable | None) -> frozenset[tuple[str, str]]:
     if table is None:
         return frozenset()
     return frozenset(
-        (chain.hook.upper(), target) for chain in table.chains.values() if chain.hook for target in jumps(table, chain.name)
+        (chain.hook.upper(), target) for chain in table.based for target in jumps(table, chain.name)
     )
 
 
@@ -112,7 +112,7 @@ def filter_hooks(frame: NftFrame) -> Iterator[Observation]:
                 key=f"{hook} {chain}",
                 message=f"hook {hook.lower()} no longer jumps to {chain} ({frame.name})",
                 evidence=tuple(
-                    str(rule) for found in frame.table.chains.values() if found.hook.upper() == hook for rule in found.rules
+                    str(rule) for found in frame.table.based if found.hook.upper() == hook for rule in found.rules
                 )[:4],
                 place=f"hook:{hook}",
             )
@@ -273,7 +273,7 @@ def _idle(name: str, element: Element, known: tuple[str, set[Action]] | None, wh
     )  # fmt: skip
 
 
-def _elements(table: NftTable, name: str) -> tuple[Element, ...]:
+def _elements(table: NftTable, name: str) -> Sequence[Element]:
     found = table.sets.get(name)
     return found.elements if found is not None else ()
 

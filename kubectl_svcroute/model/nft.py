@@ -9,7 +9,8 @@ What only labels (handles, counters' values, comments of tables, chains and sets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from .records import dataclass, field
 
@@ -311,36 +312,33 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NftSet:
-    """A named set or map."""
+    """A named set or map. What two are compared by is all but order, what traffic fills, and what releases print differently."""
 
     name: str
-    elements: tuple[Element, ...] = field(compare=False)
+    elements: Sequence[Element]
     """In the order printed, which is the kernel's own and means nothing."""
-    types: tuple[str, ...] = field(default=(), compare=False)
+    types: tuple[str, ...] = ()
     """`ipv4_addr`, `inet_service`, ...: one for each part of the key. Some releases print expressions instead."""
     is_map: bool = False
     timeout: int | None = None
     """Seconds that an element stays, where the set says so."""
-    runtime: bool = field(default=False, compare=False)
+    runtime: bool = False
     """Its elements come and go with traffic. nft 1.0.6 leaves the flag `dynamic` out of its JSON."""
-    contents: frozenset[Element] = field(default=frozenset(), repr=False)
 
-    @staticmethod
-    def of(
-        name: str,
-        elements: Iterable[Element],
-        *,
-        types: tuple[str, ...] = (),
-        is_map: bool = False,
-        timeout: int | None = None,
-        runtime: bool = False,
-    ) -> NftSet:
-        """A set; what two of them are compared by is everything but order and what releases print differently."""
-        elements = tuple(elements)
-        return NftSet(
-            name=name, elements=elements, types=types, is_map=is_map, timeout=timeout, runtime=runtime,
-            contents=frozenset() if runtime else frozenset(elements),
-        )  # fmt: skip
+    @property
+    def make(self) -> tuple[bool, int | None, bool]:
+        """What it is, beside what is in it."""
+        return self.is_map, self.timeout, self.runtime
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NftSet):
+            return NotImplemented
+        if (self.name, self.is_map, self.timeout) != (other.name, other.is_map, other.timeout):
+            return False
+        mine, theirs = (frozenset(() if it.runtime else it.elements) for it in (self, other))
+        return mine == theirs
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,6 +356,47 @@ class NftChain:
     """accept or drop, of a base chain."""
 
 
+class PrintedRules(Protocol):
+    """The rules of a chain in a text."""
+
+    def rules(self) -> list[Rule]:
+        """The rules, each to be understood when it is first asked for."""
+
+    def texts(self) -> list[str]:
+        """The list of statements of each rule, as JSON."""
+
+
+class LazyChains(Mapping[str, NftChain]):
+    """The chains of a large table: their rules are cut out of the text when a chain is asked for."""
+
+    __slots__ = ("_made", "_printed", "based")
+
+    def __init__(self, printed: Mapping[str, PrintedRules], based: dict[str, NftChain]) -> None:
+        """`based`: the base chains, ready; all others are made of what was printed."""
+        self._printed = printed
+        self._made = dict(based)
+        self.based = based
+
+    def __getitem__(self, name: str) -> NftChain:
+        made = self._made.get(name)
+        if made is None:
+            made = self._made[name] = NftChain(name=name, rules=self._printed[name].rules())
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._printed)
+
+    def __len__(self) -> int:
+        return len(self._printed)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._printed
+
+    def printed(self, name: str) -> PrintedRules | None:
+        """The rules of a chain as they were printed."""
+        return self._printed.get(name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NftTable:
     """A table."""
@@ -365,11 +404,18 @@ class NftTable:
     family: str
     """ip, ip6, inet, arp, bridge or netdev."""
     name: str
-    chains: dict[str, NftChain]
+    chains: Mapping[str, NftChain]
     sets: dict[str, NftSet]
     """Sets and maps: they share their names."""
     dormant: bool = False
     """Its chains are not hooked in at all."""
+
+    @property
+    def based(self) -> list[NftChain]:
+        """Its base chains, in the order printed."""
+        if isinstance(self.chains, LazyChains):
+            return list(self.chains.based.values())
+        return [chain for chain in self.chains.values() if chain.hook]
 
     @property
     def label(self) -> str:

@@ -53,6 +53,10 @@ class Cells:
             self._networks[ranges] = None
         self._edges = []
 
+    def divides(self, ranges: Ranges) -> bool:
+        """Whether this very set of addresses was taken into the division."""
+        return ranges in self._networks
+
     def note_network(self, where: str) -> bool:
         """Take `10.96.0.0/12` into the division; False for what is no network."""
         try:

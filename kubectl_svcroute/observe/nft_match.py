@@ -11,7 +11,7 @@ that it has put before `tcp dport`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -30,12 +30,15 @@ from ..model.nft import (
     Payload,
     Prefix,
     Range,
+    Scalar,
     SetOf,
     Value,
     render_element,
     render_value,
 )
+from ..model.nft_plain import ADDRESS4, ADDRESS6, NUMBER, PROTOCOL, PlainElements
 from ..model.ranges import ALL, Ranges, intersect, network, number, union
+from ..model.ranges import text as address_text
 from ..model.records import dataclass
 from .matches import PROTOCOLS
 from .packet import Doubt, Interface, Packet, Result, SourceSplit, negate
@@ -497,6 +500,12 @@ class _Entry(NamedTuple):
     trouble: str
 
 
+_READERS: dict[str, Callable[[Value], Item]] = {
+    ADDRESS4: _address_item, ADDRESS6: _address_item, PROTOCOL: _protocol_item, NUMBER: _integer_item,
+}  # fmt: skip
+_ADDRESSES = (ADDRESS4, ADDRESS6)
+
+
 class Lookup:
     """A key expression over the elements of a set or map, found by the parts of the key that are known."""
 
@@ -510,11 +519,49 @@ class Lookup:
         self.index: dict[tuple[Known, ...], list[_Entry]] = {}
         self.others: list[_Entry] = []
         self.catch_all: Element | None = None
-        for element in elements:
-            self._add(element)
+        self._elements = elements
+        self._rows = self._plain_rows(elements)
+        """Of elements that need not be understood to be found: the key's known parts -> which they are."""
+        self._entries: dict[int, _Entry] = {}
+        if self._rows is None:
+            for element in elements:
+                self._add(element)
         self._all_sources: Ranges | None = None
         self._present = tuple(part.present for part in self.parts if part.present is not None)
         self._exact = tuple(part.exact for part in self.parts if part.exact is not None)
+
+    def _plain_rows(self, elements: Sequence[Element]) -> Mapping[tuple[Scalar, ...], list[int]] | None:
+        """The elements by the known parts of their keys, where each can stand there in one spelling only."""
+        if not isinstance(elements, PlainElements) or not self.known or len(elements.kinds) != len(self.parts):
+            return None
+        for part, kind in zip(self.parts, elements.kinds, strict=True):
+            if part.read is not _READERS[kind]:
+                return None
+        return elements.by(self.known)
+
+    def _found(self, values: Sequence[Known], packet: Packet) -> Sequence[_Entry]:
+        """The elements that have these values in the known parts of their keys."""
+        if self._rows is None or not isinstance(self._elements, PlainElements):
+            return self.index.get(tuple(values), ())
+        family = packet.ctx.family
+        key: list[Scalar] = []
+        for n, value in zip(self.known, values, strict=True):
+            kind = self._elements.kinds[n]
+            if kind not in _ADDRESSES:
+                key.append(value)
+            elif kind == _ADDRESSES[family == 6] and isinstance(value, int):
+                key.append(address_text(value, family))
+            else:
+                return ()  # an address of the other family
+        return [self._entry(n) for n in self._rows.get(tuple(key), ())]
+
+    def _entry(self, row: int) -> _Entry:
+        entry = self._entries.get(row)
+        if entry is None:
+            element = self._elements[row]
+            items = tuple(part.read(value) for part, value in zip(self.parts, element.key, strict=True))
+            entry = self._entries[row] = _Entry(element, items, "")
+        return entry
 
     def _add(self, element: Element) -> None:
         if element.key == (CATCH_ALL,):
@@ -552,7 +599,7 @@ class Lookup:
             if value is None:
                 return None
             values.append(value)
-        found = [c for e in self.index.get(tuple(values), ()) if (c := self._ask(e, packet, self.rest)) is not None]
+        found = [c for e in self._found(values, packet) if (c := self._ask(e, packet, self.rest)) is not None]
         if self.others:
             every = range(len(self.parts))
             found += [c for e in self.others if (c := self._ask(e, packet, every)) is not None]

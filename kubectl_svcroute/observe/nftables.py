@@ -916,7 +916,7 @@ def base_chains(rules: NftRules, family: int, *, skip_tables: Collection[TableKe
         if key in skip_tables or table.family not in FAMILIES[family] or table.dormant:
             continue
         walker = NftTableWalker(table, family)
-        for chain in reversed(list(table.chains.values())):
+        for chain in reversed(table.based):
             hook = chain.hook.upper()
             if hook in _HOOKS:
                 base = BaseChain(
@@ -950,7 +950,7 @@ def not_walked(rules: NftRules) -> list[Passed]:
     for key, table in rules.tables.items():
         if table.dormant:
             continue
-        based = [chain for chain in table.chains.values() if chain.hook]
+        based = table.based
         if table.family in reasons:
             if based:
                 found.append(Passed(table=key, chains=_names(based), why=reasons[table.family]))

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from operator import itemgetter
+from typing import NamedTuple, cast
 
 from ..model.nft import (
     Aside,
@@ -27,6 +28,7 @@ from ..model.nft import (
     Element,
     Expression,
     Fib,
+    LazyChains,
     Match,
     Meta,
     Nat,
@@ -36,27 +38,28 @@ from ..model.nft import (
     Prefix,
     Range,
     Reject,
-    Rule,
     SetOf,
     SetRef,
     Statement,
     Value,
     VerdictMap,
 )
-from ..model.ranges import Ranges, contains, number
+from ..model.nft_plain import ADDRESS4, ADDRESS6, NUMBER, PROTOCOL, Key, PlainElements
+from ..model.ranges import Ranges, contains, network, number
 from ..model.ruleset import IptablesRules
 from .cells import Cells
 from .nft_match import address_ranges, calculable
-from .twins import Ask, Cone, Models, Template, cells_of
+from .twins import Ask, Cone, Template, cells_of
 
 _OWN = ("service-", "local-", "external-", "endpoint-", "firewall-")
 _FIXED = frozenset(("firewall-check", "service-endpoints-check"))
 _EXPRESSIONS = '"expr": ['
+_PREFIX = re.compile(r'\{"prefix": \{"addr": "([^"]*)", "len": (\d+)\}\}')
+_LITERAL = re.compile(r'"[0-9a-f]*[:.][0-9a-f:.]*"|"right": [1-9{\[]|"port": [^%]|"range"|"prefix"|"set": \["')
 _JUMPS = re.compile(r'\{"(?:goto|jump)": \{"target": "([^"\\]*)"\}\}')
 _SETS = re.compile(r'"@([^"\\]*)"')
-_DESTINATION = re.compile(r'\{"concat": \["([0-9a-f.:]+)", (\d+)\]\}|"addr": "([0-9a-f.:]+)", "port": (\d+)')
+_DESTINATION = re.compile(r'(?:\{"concat": \[|"addr": )("([0-9a-f.:]+)", (?:"port": )?(\d+))')
 _WORD = re.compile(r'"[^"\\]*"(?:, (?:"port": )?\d+)?|(?<="right": )\d+')
-_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", "6": "tcp", "17": "udp", "132": "sctp"}
 _SERVICE_KEY = ("daddr", "l4proto", "dport")
 _PORT_KEY = ("l4proto", "dport")
 _HAIRPIN_KEY = ("saddr", "daddr", "l4proto", "dport")
@@ -69,12 +72,14 @@ class NftTwins:
         self, rules: NftRules, table: NftTable | None, others: Sequence[IptablesRules], *, cells: Sequence[Ranges], local: Ranges
     ) -> None:
         self.cells = Cells((*cells, local))
-        self.models = Models(_template)
+        self.models = NftModels(self.cells)
         self._table = table
-        self._services: dict[tuple[int, str, int], Element | None] = {}
-        self._node_ports: dict[tuple[str, int], Element | None] = {}
-        self._hairpins: dict[tuple[int, str, int], list[int]] = {}
-        self._cluster_ips: set[int] = set()
+        self._services: Mapping[Key, list[int]] = {}
+        self._service_verdicts: Sequence[Element] = ()
+        self._node_ports: Mapping[Key, list[int]] = {}
+        self._node_port_verdicts: Sequence[Element] = ()
+        self.hairpins = Hairpins((), six=False)
+        self._cluster_ips: Container[Key] = ()
         self._at_node = False
         try:
             self.usable = table is not None and self._read(rules, table, others, local) and self.cells.few
@@ -91,35 +96,32 @@ class NftTwins:
             if found.family not in (table.family, "inet"):
                 continue  # another family's packets
             mine = found is table
-            for chain in found.chains.values():
-                if mine and _is_own(chain.name) and not chain.hook:
+            based = {chain.name for chain in found.based}
+            for name in found.chains:
+                if mine and _is_own(name) and name not in based:
                     continue
-                if not all(self._weigh(statement, found, mine=mine) for rule in chain.rules for statement in rule.statements):
+                rules_ = found.chains[name].rules
+                if not all(self._weigh(statement, found, mine=mine) for rule in rules_ for statement in rule.statements):
                     return False
         lines = (line for other in others for part in other.tables.values() for chain in part.chains.values() for line in chain)
         # An address of the node itself that has an entry is asked for before the node ports are.
-        self._at_node = any(contains(local, address) for address, _, _ in self._services)
+        self._at_node = any(contains(local, number(str(address))) for address, _, _ in self._services)
         return all(self.cells.weigh(line) for line in lines)
 
     def _index(self, table: NftTable) -> bool:
-        try:
-            for element in _elements(table, "service-ips"):
-                address, proto, port = element.key
-                key = (number(str(address)), _protocol(proto), int(str(port)))
-                self._services[key] = None if key in self._services else element
-            for element in _elements(table, "service-nodeports"):
-                proto, port = element.key
-                dialled = (_protocol(proto), int(str(port)))
-                self._node_ports[dialled] = None if dialled in self._node_ports else element
-            for element in _elements(table, "hairpin-connections"):
-                source, address, proto, port = element.key
-                where = (number(str(address)), _protocol(proto), int(str(port)))
-                self._hairpins.setdefault(where, []).append(number(str(source)))
-            for element in _elements(table, "cluster-ips"):
-                (address,) = element.key
-                self._cluster_ips.add(number(str(address)))
-        except (TypeError, ValueError):
-            return False  # an element that is a network, a span, or of another shape
+        """Find kube-proxy's entries by their keys; False where one has another shape, or could be spelled in two ways."""
+        six = table.family == "ip6"
+        address = ADDRESS6 if six else ADDRESS4
+        services = plain(table, "service-ips", (address, PROTOCOL, NUMBER))
+        node_ports = plain(table, "service-nodeports", (PROTOCOL, NUMBER))
+        hairpins = plain(table, "hairpin-connections", (address, address, PROTOCOL, NUMBER))
+        cluster_ips = plain(table, "cluster-ips", (address,))
+        if services is None or node_ports is None or hairpins is None or cluster_ips is None:
+            return False
+        self._services, self._service_verdicts = services.by((0, 1, 2)), services
+        self._node_ports, self._node_port_verdicts = node_ports.by((0, 1)), node_ports
+        self.hairpins = Hairpins(hairpins.keys, six=six)
+        self._cluster_ips = cluster_ips.by((0,))
         return True
 
     def _weigh(self, statement: Statement, table: NftTable, *, mine: bool) -> bool:
@@ -207,56 +209,127 @@ class NftTwins:
         parts: list[str] = []
         chains: list[str] = []
         for address in ask.addresses:
-            if not _enter(self._services.get((number(address), ask.proto, ask.port)), f'"{address}" ', ask.port, parts, chains):
+            rows = self._services.get((address, ask.proto, ask.port), ())
+            if not _enter(self._service_verdicts, rows, f'"{address}" ', ask.port, parts, chains):
                 return None
-        if ask.node_port and self._at_node:
-            return None
-        if ask.node_port and not _enter(self._node_ports.get((ask.proto, ask.node_port)), "", ask.node_port, parts, chains):
-            return None
+        if ask.node_port:
+            rows = self._node_ports.get((ask.proto, ask.node_port), ())
+            if self._at_node or not _enter(self._node_port_verdicts, rows, "", ask.node_port, parts, chains):
+                return None
         sets: list[str] = []
         if not _follow(table, chains, sets, parts, most=2 * ask.count + 4):
             return None
         text = "\n".join(parts)
-        found = dict.fromkeys((a or c, int(b or d)) for a, b, c, d in _DESTINATION.findall(text))
+        found = dict.fromkeys(_DESTINATION.findall(text))
         if len(found) != ask.count:
             return None
-        hairpins = []
-        for ip, port in found:
-            address_ = number(ip)
-            sources = self._hairpins.get((address_, ask.proto, port), [])
-            if sources and sources != [address_]:
-                return None
-            hairpins.append(bool(sources))
         made = []
         for name in sets:
             named = table.sets.get(name)
             if named is None or not named.runtime:
                 return None  # only of the sets that traffic fills does a walk not look at the elements
             made.append((named.is_map, named.timeout))
-        destinations = tuple([f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}" for ip, port in found])
+        form = '[%s]:%s' if table.family == "ip6" else '%s:%s'
         ports = [str(ask.port)] + ([str(ask.node_port)] if ask.node_port else [])
+        ips = [ip for _, ip, _ in found]
         values = (
             *[f'"{address}"' for address in ask.addresses],
             *[f'"{name}"' for name in chains],
             *[f'"@{name}"' for name in sets],
-            *[f'"{ip}"' for ip, _ in found],
-            *[f'"{ip}", {port}' for ip, port in found],
-            *[f'"{ip}", "port": {port}' for ip, port in found],
+            *[f'"{ip}"' for ip in ips],
+            *[whole for whole, _, _ in found],
             *ports,
         )
-        known = tuple([number(address) in self._cluster_ips for address in ask.addresses])
+        known = tuple([(address,) in self._cluster_ips for address in ask.addresses])
         return Cone(
-            text=text, values=values, ports=len(ports), ips=tuple([ip for ip, _ in found]), destinations=destinations,
-            more=(known, tuple(hairpins), tuple(made)),
+            text=text, values=values, ports=len(ports), ips=tuple(ips), destinations=tuple([form % one[1:] for one in found]),
+            more=(known, tuple(made)),
         )  # fmt: skip
 
-    def key(self, cone: Cone, ask: Ask) -> object | None:
+    def key(self, cone: Cone, ask: Ask) -> NftKey | None:
         """What two Services must have in common beside their template; None when the Service is one of a kind."""
         cells = cells_of(self.cells, cone, ask) if self.usable else None
         if cells is None:
             return None
-        here = tuple([where in ask.local for where in cone.destinations])
-        return (ask.proto, ask.kinds, ask.affinity, cone.more, here, cells)
+        kinds = self.hairpins.kinds(cone, ask.proto, ask.local, cells)
+        return NftKey((ask.proto, ask.kinds, ask.affinity, cone.more, cells), kinds) if kinds is not None else None
+
+
+class NftKey(NamedTuple):
+    """What two Service ports must have in common beside their template."""
+
+    base: object
+    kinds: Kinds
+    """Which endpoints it has of those that are here, and of those that are in `hairpin-connections`."""
+
+
+Kinds = frozenset[tuple[object, int]]
+"""(cell of the address, cell of the port, is here, is in the set) -> 1, or 2 for more, of a port's endpoints.
+
+No rule of a Service's own chains can ask for either. So it does not matter which endpoints these are: only that a model has
+one, or more than one, of each kind that the Service has, and no other kinds.
+"""
+
+
+class Hairpins:
+    """The connections of endpoints to themselves that `hairpin-connections` masquerades."""
+
+    def __init__(self, keys: Iterable[Key], *, six: bool) -> None:
+        self.own: dict[str, set[str]] = {}
+        """Protocol -> endpoints, as address and port."""
+        self.odd: dict[str, set[str]] = {}
+        """The same where connections of others are masqueraded too."""
+        form = "[%s]:%s" if six else "%s:%s"
+        for source, address, proto, port in keys:
+            found = self.own if source == address else self.odd
+            found.setdefault(str(proto), set()).add(form % (address, port))
+
+    def kinds(self, cone: Cone, proto: str, local: Collection[str], cells: object) -> Kinds | None:
+        """The kinds of endpoints that a Service port has; None where one is odd."""
+        own, odd = self.own.get(proto, ()), self.odd.get(proto)
+        if odd and not odd.isdisjoint(cone.destinations):
+            return None
+        _, ips, ports, _ = cast("tuple[object, Sequence[object], Sequence[object], object]", cells)
+        count: dict[object, int] = {}
+        for where, ip, port in zip(cone.destinations, ips, ports, strict=True):
+            kind = (ip, port, where in local, where in own)
+            count[kind] = min(count.get(kind, 0) + 1, 2)
+        return frozenset(count.items())
+
+
+_MOST_MODELS = 8
+
+
+class NftModels:
+    """Templates of Services that were walked and found right, and with which kinds of endpoints they were."""
+
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
+        self._templates: dict[object, list[tuple[Template, set[Kinds]]]] = {}
+        self._made = 0
+
+    def of(self, key: object, cone: Cone) -> str | None:
+        """The template with this key that has the same rules, by its name; None when there is none."""
+        found = self._find(key, cone) if isinstance(key, NftKey) else None
+        return found[0].owner if found is not None and isinstance(key, NftKey) and key.kinds in found[1] else None
+
+    def _find(self, key: NftKey, cone: Cone) -> tuple[Template, set[Kinds]] | None:
+        templates = self._templates.get((key.base, len(cone.values), cone.text.count("\n")), ())
+        return next((found for found in templates if found[0].fits(cone)), None)
+
+    def learn(self, key: object, cone: Cone, owner: str) -> None:
+        """Take a port of a Service that was walked and found right as a model."""
+        if not isinstance(key, NftKey):
+            return
+        found = self._find(key, cone)
+        if found is not None:
+            found[1].add(key.kinds)
+            return
+        templates = self._templates.setdefault((key.base, len(cone.values), cone.text.count("\n")), [])
+        if len(templates) < _MOST_MODELS and (template := _template(cone, self._cells)) is not None:
+            self._made += 1
+            template.owner = f"{owner} {self._made}"
+            templates.append((template, {key.kinds}))
 
 
 _KNOWN = {
@@ -265,9 +338,32 @@ _KNOWN = {
 """The maps and sets that are indexed, and the key that each has to be asked by."""
 
 
-def _elements(table: NftTable, name: str) -> Sequence[Element]:
-    found = table.sets.get(name)
-    return found.elements if found is not None else ()
+def plain(table: NftTable, name: str, kinds: tuple[str, ...]) -> PlainElements | None:
+    """The elements of one of kube-proxy's sets or maps, none where it is not there; None where they are not of the usual form."""
+    named = table.sets.get(name)
+    if named is None or not named.elements:
+        return _NONE
+    found = named.elements if isinstance(named.elements, PlainElements) else _made_plain(named.elements)
+    return found if found is not None and found.kinds == kinds else None
+
+
+_NONE = PlainElements((), None)
+
+
+def _made_plain(elements: Sequence[Element]) -> PlainElements | None:
+    """Elements of a small ruleset in the form of those of a large one; None where one of them has no place in it."""
+    keys: list[Key] = []
+    verdicts: list[tuple[str, str]] = []
+    for element in elements:
+        key = tuple([value for value in element.key if isinstance(value, int | str)])
+        if len(key) != len(element.key):
+            return None
+        keys.append(key)
+        if isinstance(element.data, Decide):
+            verdicts.append((element.data.kind, element.data.target))
+        elif element.data is not None:
+            return None
+    return PlainElements(keys, verdicts if len(verdicts) == len(keys) else None)
 
 
 def _is_own(chain: str) -> bool:
@@ -278,12 +374,6 @@ def _is_own(chain: str) -> bool:
 def _stays(data: object) -> bool:
     """Whether a verdict does not lead into some Service's chains, whose rules are not weighed."""
     return not isinstance(data, Decide) or not _is_own(data.target)
-
-
-def _protocol(value: Value) -> str:
-    if not isinstance(value, int | str):
-        raise TypeError("no protocol")
-    return _PROTOCOLS.get(value, str(value))
 
 
 def _names(key: Expression) -> tuple[str, ...]:
@@ -316,14 +406,16 @@ def _tells_nothing(left: Expression) -> bool:
     return False
 
 
-def _enter(element: Element | None, address: str, port: int, parts: list[str], chains: list[str]) -> bool:
-    """Take one entry into the cone; False where there is none, or none that leads to a Service's chain."""
-    if element is None or not isinstance(element.data, Decide) or not _is_own(element.data.target):
+def _enter(
+    entries: Sequence[Element], rows: Sequence[int], address: str, port: int, parts: list[str], chains: list[str]
+) -> bool:
+    """Take one entry into the cone; False where there is none, or two, or none that leads to a Service's chain."""
+    decided = entries[rows[0]].data if len(rows) == 1 else None
+    if not isinstance(decided, Decide) or not _is_own(decided.target):
         return False
-    target = element.data.target
-    parts.append(f'{address}"right": {port} {element.data.kind} "{target}"')
-    if target not in chains:
-        chains.append(target)
+    parts.append(f'{address}"right": {port} {decided.kind} "{decided.target}"')
+    if decided.target not in chains:
+        chains.append(decided.target)
     return True
 
 
@@ -331,13 +423,13 @@ def _follow(table: NftTable, chains: list[str], sets: list[str], parts: list[str
     """Take in the rules of these chains and of all Services' chains that they lead to; False for what is not plain."""
     todo = deque(chains)
     while todo:
-        chain = table.chains.get(todo.popleft())
-        if chain is None or chain.hook:
+        name = todo.popleft()
+        texts = _texts(table, name)
+        if texts is None:
             return False
-        parts.append(f'"{chain.name}"')
-        for rule in chain.rules:
-            text = _plain(rule)
-            if text is None:
+        parts.append(f'"{name}"')
+        for text in texts:
+            if "\\" in text:
                 return False
             parts.append(text)
             for target in _JUMPS.findall(text):
@@ -346,20 +438,25 @@ def _follow(table: NftTable, chains: list[str], sets: list[str], parts: list[str
                         return False
                     chains.append(target)
                     todo.append(target)
-            for name in _SETS.findall(text):
-                if name not in sets:
-                    sets.append(name)
+            if '"@' in text:
+                sets.extend(name for name in _SETS.findall(text) if name not in sets)
     return True
 
 
-def _plain(rule: Rule) -> str | None:
-    """A rule's statements as nft printed them, without its handle and its comment; None where it was not printed as JSON."""
-    raw = rule.raw
-    at = raw.find(_EXPRESSIONS)
-    return raw[at:] if at > 0 and raw[0] == "{" and "\\" not in raw[at:] else None
+def _texts(table: NftTable, name: str) -> Sequence[str] | None:
+    """Each rule's statements as nft printed them; None where that is not there, or was not printed as JSON."""
+    chains = table.chains
+    if isinstance(chains, LazyChains):
+        printed = chains.printed(name)
+        return printed.texts() if printed is not None and name not in chains.based else None
+    chain = chains.get(name)
+    if chain is None or chain.hook:
+        return None
+    starts = [(rule.raw, rule.raw.find(_EXPRESSIONS)) for rule in chain.rules]
+    return [raw[at:] for raw, at in starts] if all(at > 0 and raw[0] == "{" for raw, at in starts) else None
 
 
-def _template(cone: Cone) -> Template | None:
+def _template(cone: Cone, cells: Cells) -> Template | None:
     """The cone with placeholders for its own values; None when that does not give the cone back."""
     index = {}
     for position, value in enumerate(cone.values):
@@ -378,5 +475,18 @@ def _template(cone: Cone) -> Template | None:
     text = _WORD.sub(replace, cone.text.replace("%", "%%"))
     if len(order) < 2 or any(word.startswith(f'"{own}') for own in _OWN for word in _WORD.findall(text)) or '"@' in text:
         return None  # rules that lead on to another Service's chains or sets: what stands there is not part of the template
+    if not _weighed(text, cells):
+        return None
     template = Template(text=text, pick=itemgetter(*order), count=len(cone.values))
     return template if template.fits(cone) else None
+
+
+def _weighed(text: str, cells: Cells) -> bool:
+    """Whether what the rules ask of addresses and ports, beside those of their own Service, is what all rules were weighed by.
+
+    Else it might be about another Service whose rules look the same.
+    """
+    for address, length in _PREFIX.findall(text):
+        if not cells.divides(network(f"{address}/{length}")):
+            return False
+    return _LITERAL.search(_PREFIX.sub("", text)) is None

@@ -56,13 +56,16 @@ from ..model.nft import (
     VerdictMap,
     render_value,
 )
+from ..model.records import replace
 
 FAMILIES = frozenset(("ip", "ip6", "inet", "arp", "bridge", "netdev"))
 HOOKS = frozenset(("prerouting", "input", "forward", "output", "postrouting", "ingress", "egress"))
-_OBJECTS = frozenset(
+OBJECTS = frozenset(
     # What a table can hold besides chains, sets and rules: nothing happens by them unless a rule names them.
     ("flowtable", "counter", "quota", "ct helper", "ct timeout", "ct expectation", "limit", "secmark", "synproxy", "tunnel")
 )
+LARGE = 100_000
+"""Characters from which on it is worth its while to take a document apart the fast way."""
 _HEAD = re.compile(r'\s*\{\s*"nftables"\s*:\s*\[')
 _TAIL = re.compile(r"\s*\}\s*\Z")
 _SPACE = re.compile(r"\s*")
@@ -73,13 +76,20 @@ NAT_KINDS = frozenset(("dnat", "snat", "masquerade", "redirect"))
 _decode = json.JSONDecoder().raw_decode
 
 
-def parse_nft_json(text: str, *, source: str = "") -> NftRules:
+def parse_nft_json(text: str, *, source: str = "", like: NftRules | None = None) -> NftRules:
     """Index what `nft -j list` printed: a ruleset, a table, a chain, a map.
+
+    `like`: the rules of another node; elements that are to the letter its own are taken from there.
 
     Raises ParseError, with the place, for anything that nft would not print and for a document that is not whole.
     """
     if not text.strip():
         raise ParseError("the file is empty: nothing was read")
+    if len(text) >= LARGE:
+        from .nft_large import read_large  # noqa: PLC0415 - what it imports is not worth its time for a small text
+
+        if (found := read_large(text, source=source, like=like)) is not None:
+            return found
     reader = _Reader(text)
     for start, end, thing in _objects(text):
         reader.take(start, end, thing)
@@ -129,6 +139,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
         self.tables: dict[TableKey, NftTable] = {}
+        self.chains: dict[TableKey, dict[str, NftChain]] = {}
         self.begun = False
 
     def take(self, start: int, end: int, thing: dict[str, Any]) -> None:
@@ -149,8 +160,7 @@ class _Reader:
 
     def _take(self, kind: str, body: dict[str, Any], start: int, end: int) -> None:
         if kind == "rule":
-            table = self.tables.get((body["family"], body["table"]))
-            chain = table.chains.get(body["chain"]) if table else None
+            chain = self.chains.get((body["family"], body["table"]), {}).get(body["chain"])
             if chain is None:
                 raise _error(self.text, start, f"a rule of chain {body['chain']}, which was not declared")
             if not isinstance(body["expr"], list):
@@ -173,13 +183,11 @@ class _Reader:
             old = table.sets.get(body["name"])
             if old is None:
                 raise _error(self.text, start, f"elements of set {body['name']}, which was not declared")
-            more = tuple(_element(e, is_map=old.is_map) for e in _elements_of(body))
-            table.sets[old.name] = NftSet.of(
-                old.name, old.elements + more, types=old.types, is_map=old.is_map, timeout=old.timeout, runtime=old.runtime
-            )
+            more = elements(body.get("elem"), is_map=old.is_map)
+            table.sets[old.name] = replace(old, elements=(*old.elements, *more))
         elif kind == "metainfo":
             raise _error(self.text, start, "a second beginning")
-        elif kind not in _OBJECTS:
+        elif kind not in OBJECTS:
             raise _error(self.text, start, f"a {kind}, which is not a kind of object known here")
 
     def _table(self, family: str, name: str, start: int, *, dormant: bool = False) -> NftTable:
@@ -188,22 +196,24 @@ class _Reader:
             raise _error(self.text, start, f"family {family} is none of nft's")
         table = self.tables.get((family, name))
         if table is None:
-            table = self.tables[family, name] = NftTable(family=family, name=name, chains={}, sets={}, dormant=dormant)
+            chains = self.chains[family, name] = {}
+            table = self.tables[family, name] = NftTable(family=family, name=name, chains=chains, sets={}, dormant=dormant)
         return table
 
     def _chain(self, body: dict[str, Any], start: int) -> None:
-        table = self._table(body["family"], body["table"], start)
+        self._table(body["family"], body["table"], start)
+        chains = self.chains[body["family"], body["table"]]
         name = _name(body["name"])
-        if name in table.chains:
+        if name in chains:
             raise _error(self.text, start, f"chain {name} is declared twice")
         hook = body.get("hook", "")
         if not hook:
-            table.chains[name] = NftChain(name=name, rules=[])
+            chains[name] = NftChain(name=name, rules=[])
             return
         policy = body.get("policy", "accept")
         if hook not in HOOKS or policy not in ("accept", "drop"):
             raise _error(self.text, start, f"hook {hook} with policy {policy}, which is not known here")
-        table.chains[name] = NftChain(
+        chains[name] = NftChain(
             name=name, rules=[], type=str(body["type"]), hook=hook, priority=int(body["prio"]), policy=policy
         )
 
@@ -220,23 +230,23 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _elements_of(body: dict[str, Any]) -> list[Any]:
-    elements = body.get("elem")
-    if isinstance(elements, dict) and "set" in elements:
-        elements = elements["set"]
-    if elements is None:
-        return []
-    if not isinstance(elements, list):
+def elements(printed: Any, *, is_map: bool) -> tuple[Element, ...]:
+    """The elements of a set or map, as they are printed in it."""
+    if isinstance(printed, dict) and "set" in printed:
+        printed = printed["set"]
+    if printed is None:
+        return ()
+    if not isinstance(printed, list):
         raise TypeError("elements that are no list")
-    return elements
+    return tuple([_element(one, is_map=is_map) for one in printed])
 
 
 def _set(body: dict[str, Any], *, is_map: bool) -> NftSet:
     flags = _list(body.get("flags"))
     timeout = body.get("timeout")
-    return NftSet.of(
-        _name(body["name"]),
-        [_element(e, is_map=is_map) for e in _elements_of(body)],
+    return NftSet(
+        name=_name(body["name"]),
+        elements=elements(body.get("elem"), is_map=is_map),
         types=tuple(t if isinstance(t, str) else json.dumps(t) for t in _list(body.get("type"))),
         is_map=is_map,
         timeout=int(timeout) if timeout is not None else None,

@@ -53,7 +53,7 @@ def foreign_tables(text: str, *, walked: Collection[TableKey], iptables: Collect
         if _is_iptables(table) and {"ip": 4, "ip6": 6}[table.family] in iptables:
             continue
         based = tuple(
-            f"{chain.name} ({chain.hook} {chain.priority})" for chain in table.chains.values() if chain.hook
+            f"{chain.name} ({chain.hook} {chain.priority})" for chain in table.based
         )
         if based or not with_chains:
             found.append(ForeignTable(family=table.family, name=table.name, chains=based if with_chains else None))
@@ -64,7 +64,7 @@ def _is_iptables(table: NftTable) -> bool:
     """Whether it is one of iptables-nft's own: by name, and by its base chains where they are known."""
     if (table.family, table.name) not in IPTABLES_TABLES:
         return False
-    return all(chain.name in _BUILTIN for chain in table.chains.values() if chain.hook)
+    return all(chain.name in _BUILTIN for chain in table.based)
 
 
 def iptables_tables(rules: NftRules) -> frozenset[TableKey]:

@@ -210,8 +210,8 @@ class _Lines:
                     raise self.error("a timeout that nft would not print", line)
             elif not line.startswith(_SET_LINES) and word not in ("auto-merge", "counter", "limit", "quota", "last", "ct"):
                 raise self.error("not what nft would print in a set", line)
-        return NftSet.of(
-            name, elements, types=types, is_map=is_map, timeout=timeout,
+        return NftSet(
+            name=name, elements=tuple(elements), types=types, is_map=is_map, timeout=timeout,
             runtime=timeout is not None or bool(flags & {"timeout", "dynamic"}),
         )  # fmt: skip
 
