@@ -48,7 +48,8 @@ def run(settings: Settings) -> int:
 
 def save(settings: Settings, path: str, *, redact: bool) -> int:
     """Read a cluster, or another snapshot, and keep it; returns the exit status."""
-    from .collect.archive import load_snapshot, save_snapshot  # noqa: PLC0415
+    from .collect.archive import load_snapshot  # noqa: PLC0415
+    from .collect.saving import save_snapshot  # noqa: PLC0415
 
     if settings.snapshot:
         source = load_snapshot(settings.snapshot)

@@ -24,7 +24,8 @@ def make(path: Path) -> int:
     """Write the demo snapshot; returns its size."""
     from captured import faulty  # noqa: PLC0415 - the path is set above
 
-    from kubectl_svcroute.collect.archive import load_snapshot, save_snapshot  # noqa: PLC0415
+    from kubectl_svcroute.collect.archive import load_snapshot  # noqa: PLC0415
+    from kubectl_svcroute.collect.saving import save_snapshot  # noqa: PLC0415
 
     snapshot = load_snapshot(faulty(CAPTURE, FAULT))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from captured import CAPTURES, capture
 
-from kubectl_svcroute.collect.archive import Limits, eks_bundle_files, load_snapshot, save_snapshot
+from kubectl_svcroute.collect.archive import eks_bundle_files, load_snapshot
+from kubectl_svcroute.collect.limits import Limits
+from kubectl_svcroute.collect.saving import save_snapshot
 from kubectl_svcroute.errors import SnapshotError
 from kubectl_svcroute.model.report import Unverified
 from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump, NodeHandle, Snapshot, Unreachable
