@@ -136,7 +136,7 @@ def test_the_licences_of_everything_inside_come_along(dist: Dist) -> None:
     text = (dist.installed / "THIRD-PARTY-LICENSES.txt").read_text()
     inside = {path.name.partition(".so")[0] for path in (dist.installed / "kubectl-svcroute" / "_internal").glob("lib*.so*")}
     for part in ("Python 3", "paramiko", "kubernetes", "cryptography", "PyNaCl", "bcrypt", "cffi", "urllib3", "pydantic_core",
-                 "PyYAML", "tabulate", "click", "websocket-client", "pyinstaller",
+                 "msgspec", "PyYAML", "tabulate", "click", "websocket-client", "pyinstaller",
                  *(name for name in inside if not name.startswith("libpython"))):  # fmt: skip
         assert re.search(rf"(?mi)^=+\n{re.escape(part)}\b", text), part
     assert "GNU LESSER GENERAL PUBLIC LICENSE" in text  # paramiko's
