@@ -176,7 +176,7 @@ def main() -> NoReturn:
 
     click ends with 1 on its own errors and Python does on a traceback; 1 means findings here, so neither may pass.
     """
-    from .startup import prepare  # noqa: PLC0415
+    from .startup import finish, prepare  # noqa: PLC0415
 
     prepare()
     if sys.argv[1:2] == [COMPLETE]:
@@ -213,4 +213,5 @@ def main() -> NoReturn:
             err=True,
         )
         status = ExitCode.CANNOT_RUN
+    finish()
     sys.exit(int(status or 0))

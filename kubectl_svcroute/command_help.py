@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 import click
 
+from .model.patterns import pattern
+
 OWN, GENERAL = "Options", "More"
 WHICH, OUTPUT, PART, NODES, API = (
     "Which Services, and on which nodes",
@@ -26,7 +28,7 @@ HEADINGS = (OWN, WHICH, OUTPUT, PART, NODES, API, GENERAL)
 """In the order in which they are shown."""
 
 _heading_of: dict[click.Parameter, str] = {}
-_EXAMPLES = re.compile(r"(?:\A|\n\n)\x08?\n?Examples:\n(?P<lines>(?:.*\S.*(?:\n|\Z)|\n(?=[ ]))+)")
+_EXAMPLES = pattern(r"(?:\A|\n\n)\x08?\n?Examples:\n(?P<lines>(?:.*\S.*(?:\n|\Z)|\n(?=[ ]))+)")
 
 
 def put_under(heading: str, parameters: list[click.Parameter]) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from .errors import UsageError
 from .merge import Part
+from .model.patterns import pattern
 from .model.shard import Shard, ShardOf
 
-_START = re.compile(r'^\{"apiVersion": "svcroute/v1", "kind": "RouteReportShard",$', re.MULTILINE)
+_START = pattern(r'^\{"apiVersion": "svcroute/v1", "kind": "RouteReportShard",$', re.MULTILINE)
 
 
 def read_parts(path: str) -> list[Part]:

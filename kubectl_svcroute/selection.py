@@ -23,8 +23,6 @@ class Selection:
 
 def resolve_names(names: Sequence[str], services: Sequence[Service], namespace: str) -> frozenset[str]:
     """`kuard`, `svc/kuard`, `service/kuard` -> `namespace/name`. Raises UsageError, naming near misses, for one that is not."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only when a name is wrong
-
     keys: Mapping[str, Service] = {s.key: s for s in services}
     found = set()
     for name in names:
@@ -34,6 +32,8 @@ def resolve_names(names: Sequence[str], services: Sequence[Service], namespace: 
         if key in keys:
             found.add(key)
             continue
+        from difflib import get_close_matches  # noqa: PLC0415 - only when a name is wrong
+
         near = get_close_matches(bare, [s.name for s in services if s.namespace == namespace], n=3)
         elsewhere = sorted(s.namespace for s in services if s.name == bare)
         hint = ""

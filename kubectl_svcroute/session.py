@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ import click
 
 from .audit import Audit
 from .errors import CollectError, ExitCode, UsageError
+from .model.patterns import pattern
 from .model.records import replace
 from .model.report import Report
 from .model.snapshot import ApiObjects, NodeHandle, NodeOutcome, Snapshot, Unreachable
@@ -37,6 +36,8 @@ def run(settings: Settings) -> int:
     if settings.note:
         click.echo(settings.note, err=True)
     if settings.jitter:
+        import random  # noqa: PLC0415
+
         time.sleep(random.uniform(0, settings.jitter))  # noqa: S311 - so that many who start at once do not ask at once
     report, whole = _from_snapshot(settings) if settings.snapshot else _from_cluster(settings)
     write(report, settings)
@@ -104,7 +105,7 @@ def select(api: ApiObjects, settings: Settings, namespace: str) -> Selection:
     return Selection(conntrack=settings.conntrack, services=frozenset(mine))
 
 
-_TERM = re.compile(
+_TERM = pattern(
     r"\s*(?:(?P<absent>!)\s*(?P<key0>[\w./-]+)|(?P<key>[\w./-]+)\s*(?:(?P<op>==|=|!=)\s*(?P<value>[\w.-]*)"
     r"|(?P<set>in|notin)\s*\((?P<values>[^)]*)\))?)\s*(?:,|\Z)"
 )

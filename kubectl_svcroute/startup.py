@@ -1,4 +1,4 @@
-"""What has to be put right before anything else runs."""
+"""What has to be put right before anything else runs, and when all is done."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def prepare() -> None:
         # Text from a cluster may hold what the terminal's encoding cannot show: better an escape than a traceback.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def finish() -> None:
+    """Before the process ends: what is left goes with it, and nothing is gained by a search for cycles in it."""
+    gc.freeze()

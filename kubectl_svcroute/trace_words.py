@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from .errors import ParseError
+from .model.patterns import pattern
 from .model.trace import Role
 from .model.ways import Step
 from .observe.words import Quoted, split_rule
@@ -193,8 +194,8 @@ _FORMS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"meta l4proto (tcp|udp|sctp)(?= |$)", lambda m: _PROTOCOLS[m[1]]),
     (r"(tcp|udp|sctp) dport (\d+)(?= |$)", lambda m: f"{_PROTOCOLS[m[1]]} port {m[2]}"),
 )  # fmt: skip
-_KNOWN = tuple((re.compile(form), say) for form, say in _FORMS)
-_DONE = re.compile(
+_KNOWN = tuple((pattern(form), say) for form, say in _FORMS)
+_DONE = pattern(
     r"(?:jump|goto) \S+|accept|drop|return|reject\b.*|masquerade\b.*|[sd]nat\b.*|redirect\b.*|meta mark set \S.*|counter\b.*"
     r'|comment "[^"]*"|update @.*|add @.*|log\b.*'
 )
@@ -315,7 +316,7 @@ def destination(rule: str) -> str:
 
 # ---- commands -------------------------------------------------------------------------------------------------------------
 
-_BRE = re.compile(r"([\\.*\[\]^$])")
+_BRE = pattern(r"([\\.*\[\]^$])")
 
 
 def show_rule(step: Step, *, shared: bool) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from ..errors import ParseError
 from ..model.node_result import SyncState
+from ..model.patterns import pattern
 from ..model.report import Severity
 from .observation import Observation
 
@@ -17,7 +18,7 @@ FULL_AT = 0.9
 
 STUCK = 60.0
 """Seconds that a change may be queued: twice the 30 s of syncPeriod after which a failed sync is tried again."""
-_COUNT = re.compile(r"[0-9]{1,20}")
+_COUNT = pattern(r"[0-9]{1,20}")
 
 
 def parse_sysctl(text: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from ipaddress import ip_network
 
 from ..model.cluster import Service
 from ..model.net import FrontendKind
+from ..model.patterns import pattern
 from ..model.plan import Expectation
 from ..model.ranges import number
 from ..model.records import dataclass, field
@@ -22,12 +23,12 @@ from ..model.ruleset import IptablesRules, Table
 from .observation import Observation
 
 _OWN = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-", "KUBE-SEP-")
-_ENTRY = re.compile(
+_ENTRY = pattern(
     r"-A \S+ (?:(?P<not>! )?-s \S+ )?(?:-d (?P<ip>[0-9a-f.:]+)/(?:32|128) )?(?:! -i \S+ )?-p (?P<proto>tcp|udp|sctp) "
     r'(?:-m comment --comment (?P<comment>"(?:[^"\\]|\\.)*"|[^" ]+) )?(?P<rest>.*)-m (?:tcp|udp|sctp) --dport (?P<port>\d{1,5})\b'
 )
-_TARGET = re.compile(r" -[jg] (\S+)(?: --reject-with \S+)?\Z")
-_NAME = re.compile(r'"?([a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9]*[a-z0-9])?)(?=[: "])')
+_TARGET = pattern(r" -[jg] (\S+)(?: --reject-with \S+)?\Z")
+_NAME = pattern(r'"?([a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9]*[a-z0-9])?)(?=[: "])')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ def node_ports_programmed(rules: IptablesRules) -> int:
     return sum(1 for rule in nat.chains.get("KUBE-NODEPORTS", ()) if target_of(rule).startswith(_OWN))
 
 
-_BRIDGED = re.compile(r"-A \S+ -s (\S+) ! -o \S+ (?:-m comment --comment \S+ )?-j MASQUERADE")
+_BRIDGED = pattern(r"-A \S+ -s (\S+) ! -o \S+ (?:-m comment --comment \S+ )?-j MASQUERADE")
 
 
 def bridged_networks(rules: IptablesRules) -> Iterator[str]:

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ..errors import SnapshotError
+from ..model.patterns import pattern
 from ..model.report import Unverified
 from ..model.snapshot import ApiObjects, NodeDump, NodeHandle, NodeOutcome, Snapshot, Unreachable
 from .limits import LIMITS, Limits
@@ -45,12 +46,12 @@ rest of a bundle is logs and, in places, a kubeconfig: it is never opened.
 """
 
 NODE = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-_KNOWN = re.compile(
+_KNOWN = pattern(
     rf"(?:[^/]+/)?(?:cluster\.json|api/[^/]+\.json|nodes/{NODE}/[^/]+\.(?:txt|json)"
     rf"|nodes/{NODE}\.(?:tar\.gz|tgz)|nodes/{NODE}/(?:networking|sysctls)/[^/]+\.txt)"
 )
 """The members that are kept of an archive; a leading folder is allowed."""
-_BUNDLE_KNOWN = re.compile(r"(?:[^/]+/)?(?:networking|sysctls)/[^/]+\.txt")
+_BUNDLE_KNOWN = pattern(r"(?:[^/]+/)?(?:networking|sysctls)/[^/]+\.txt")
 
 
 def load_snapshot(path: str | Path, *, limits: Limits = LIMITS) -> Snapshot:
@@ -110,12 +111,12 @@ class _Folder:
         names: list[str] = []
         folders: list[str] = []
         # Only where the format has files: a user may well point at a home folder by mistake.
-        for pattern in ("*", "api/*", "nodes/*", "nodes/*/*", "nodes/*/networking/*", "nodes/*/sysctls/*"):
-            for path in root.glob(pattern):
+        for place in ("*", "api/*", "nodes/*", "nodes/*/*", "nodes/*/networking/*", "nodes/*/sysctls/*"):
+            for path in root.glob(place):
                 name = path.relative_to(root).as_posix()
                 (folders if path.is_dir() else names).append(name)
-        for pattern in ("networking/*", "sysctls/*"):
-            names += [path.relative_to(root).as_posix() for path in root.glob(pattern)]
+        for place in ("networking/*", "sysctls/*"):
+            names += [path.relative_to(root).as_posix() for path in root.glob(place)]
         self.names = frozenset(names)
         self.folders = frozenset(folders)
 

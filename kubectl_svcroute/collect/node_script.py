@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 
 from ..errors import CollectError
+from ..model.patterns import pattern
 from ..model.records import dataclass
 from ..model.snapshot import NodeDump
 
@@ -469,7 +470,7 @@ def parse_sections(data: bytes, nonce: str, *, max_bytes: int = MAX_BYTES) -> No
     return NodeReading(files=files, reasons=reasons, empty=empty)
 
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*(/ip6?)?")
+_NAME = pattern(r"[a-z0-9][a-z0-9.-]*(/ip6?)?")
 
 
 def _text(content: bytes) -> str:
@@ -528,7 +529,7 @@ def _judge(name: str, content: bytes, ending: bytes) -> tuple[str, str]:
     return "file", _without_secrets(content) if name == "kube-proxy-cmdline.txt" else _text(content)
 
 
-_SECRET = re.compile(r"(--?[a-z-]*(?:token|password|secret|passphrase)[a-z-]*)=.*", re.IGNORECASE | re.DOTALL)
+_SECRET = pattern(r"(--?[a-z-]*(?:token|password|secret|passphrase)[a-z-]*)=.*", re.IGNORECASE | re.DOTALL)
 
 
 def _without_secrets(cmdline: bytes) -> str:
@@ -542,8 +543,8 @@ def _without_secrets(cmdline: bytes) -> str:
     return "\n".join(lines) + "\n"
 
 
-_NFT_HEAD = re.compile(r'\s*\{"nftables": ?\[\{"metainfo": ?\{[^{}]*\}\}')
-_NFT_TAIL = re.compile(r"\]\}\s*\Z")
+_NFT_HEAD = pattern(r'\s*\{"nftables": ?\[\{"metainfo": ?\{[^{}]*\}\}')
+_NFT_TAIL = pattern(r"\]\}\s*\Z")
 
 
 def _join_families(files: dict[str, str], reasons: dict[str, str]) -> None:
@@ -568,9 +569,9 @@ def _join_families(files: dict[str, str], reasons: dict[str, str]) -> None:
         files[name] = first[: tail.start()] + second[head.end() :]
 
 
-_TABLE = re.compile(r"table (\S+) (\S+) \{")
-_CHAIN = re.compile(r"\tchain (\S+) \{")
-_HOOK = re.compile(r"\t\ttype (\S+) hook (\S+) (?:devices? .*?)?priority (-?\d+);(?: policy (\w+);)?")
+_TABLE = pattern(r"table (\S+) (\S+) \{")
+_CHAIN = pattern(r"\tchain (\S+) \{")
+_HOOK = pattern(r"\t\ttype (\S+) hook (\S+) (?:devices? .*?)?priority (-?\d+);(?: policy (\w+);)?")
 
 
 def _tables_json(files: dict[str, str], reasons: dict[str, str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from .records import dataclass
 
 
@@ -29,6 +27,8 @@ class ShardOf:
 
 def part_of(node: str, count: int) -> int:
     """Which of `count` parts a node is of, from 1 on. Every release has to say the same: reports of it are merged."""
+    import hashlib  # noqa: PLC0415 - for parts alone
+
     return int.from_bytes(hashlib.sha256(node.encode()).digest()[:8], "big") % count + 1
 
 

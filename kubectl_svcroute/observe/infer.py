@@ -6,29 +6,29 @@ nodes have in common is taken for what all should have. The report says that it 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..model.patterns import pattern
 from ..model.records import dataclass, field
 from ..model.ruleset import IptablesRules
 
 if TYPE_CHECKING:
     from ..model.nft import NftRules
 
-_MARKS_CLUSTER_IP = re.compile(
+_MARKS_CLUSTER_IP = pattern(
     r"-A (?:KUBE-SERVICES|KUBE-SV[CL]-\S+) (?:! -s (?P<cidr>\S+) )?-d \S+ (?:! -i (?P<iface>\S+) )?-p .* -j KUBE-MARK-MASQ\Z"
 )
-_POD_SHORTCUT = re.compile(r"-A KUBE-(?:EXT|XLB)-\S+ (?:-s (?P<cidr>\S+)|-i (?P<iface>\S+)) .*-j KUBE-SVC-\S+\Z")
-_MARK = re.compile(r"-A KUBE-MARK-MASQ -j MARK --set-xmark (0x[0-9a-f]+)/")
-_TAIL = re.compile(r"-A KUBE-SERVICES (?:(?P<not>! )?-d (?P<net>\S+) )?.*-j KUBE-NODEPORTS\Z")
+_POD_SHORTCUT = pattern(r"-A KUBE-(?:EXT|XLB)-\S+ (?:-s (?P<cidr>\S+)|-i (?P<iface>\S+)) .*-j KUBE-SVC-\S+\Z")
+_MARK = pattern(r"-A KUBE-MARK-MASQ -j MARK --set-xmark (0x[0-9a-f]+)/")
+_TAIL = pattern(r"-A KUBE-SERVICES (?:(?P<not>! )?-d (?P<net>\S+) )?.*-j KUBE-NODEPORTS\Z")
 
 
-_NFT_NOT_FROM = re.compile(r'ip6? saddr != (?P<cidr>\S+)|iif(?:name)? != "(?P<iface>[^"]+)"')
-_NFT_SHORTCUT = re.compile(r'(?:ip6? saddr (?P<cidr>\S+)|iif(?:name)? "(?P<iface>[^"]+)") goto service-')
-_NFT_BIT = re.compile(r"meta mark & (0x[0-9a-f]+)")
+_NFT_NOT_FROM = pattern(r'ip6? saddr != (?P<cidr>\S+)|iif(?:name)? != "(?P<iface>[^"]+)"')
+_NFT_SHORTCUT = pattern(r'(?:ip6? saddr (?P<cidr>\S+)|iif(?:name)? "(?P<iface>[^"]+)") goto service-')
+_NFT_BIT = pattern(r"meta mark & (0x[0-9a-f]+)")
 
 
 _T = TypeVar("_T")

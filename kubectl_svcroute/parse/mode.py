@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ..model.patterns import pattern
 from ..model.records import dataclass
 
 _SAVES = ("iptables-save.txt", "iptables-nft-save.txt", "iptables-legacy-save.txt",
@@ -44,39 +45,39 @@ class _Replacement:
     remedy: str
 
 
-_IPTABLES_SERVICES = re.compile(r"^:KUBE-(?:SVC|SVL|EXT|XLB)-[A-Z2-7]{16} ", re.MULTILINE)
-_IPTABLES_FRAME = re.compile(r"^:KUBE-SERVICES ", re.MULTILINE)
-_IPVS = re.compile(
+_IPTABLES_SERVICES = pattern(r"^:KUBE-(?:SVC|SVL|EXT|XLB)-[A-Z2-7]{16} ", re.MULTILINE)
+_IPTABLES_FRAME = pattern(r"^:KUBE-SERVICES ", re.MULTILINE)
+_IPVS = pattern(
     r"^-A KUBE-\S+ .*--match-set KUBE-(?:6-)?(?:CLUSTER-IP|LOOP-BACK|NODE-PORT-\S+|LOAD-BALANCER\S*|EXTERNAL-IP\S*) "
     r"|^:KUBE-IPVS-",
     re.MULTILINE,
 )
-_NFT_TABLE = re.compile(r'"table": ?\{[^{}]*"name": ?"kube-proxy"|^table ip6? kube-proxy \{', re.MULTILINE)
+_NFT_TABLE = pattern(r'"table": ?\{[^{}]*"name": ?"kube-proxy"|^table ip6? kube-proxy \{', re.MULTILINE)
 
 _REPLACEMENTS = (
     _Replacement(
         "Cilium's eBPF programs serve Services here (chains CILIUM_*)",
-        re.compile(r"^:CILIUM_\S+ ", re.MULTILINE),
+        pattern(r"^:CILIUM_\S+ ", re.MULTILINE),
         "kubectl -n kube-system exec ds/cilium -- cilium-dbg service list (older releases: cilium service list)",
     ),
     _Replacement(
         "Calico's eBPF data plane serves Services here (chains cali-* that look for its marks on bpf traffic)",
-        re.compile(r"^-A cali-\S+ .*(?:BPF|bpf|eBPF)|^:cali-\S*[Bb][Pp][Ff]", re.MULTILINE),
+        pattern(r"^-A cali-\S+ .*(?:BPF|bpf|eBPF)|^:cali-\S*[Bb][Pp][Ff]", re.MULTILINE),
         "kubectl -n calico-system exec ds/calico-node -- calico-node -bpf nat dump",
     ),
     _Replacement(
         "OVN-Kubernetes serves Services here (chains OVN-KUBE-*)",
-        re.compile(r"^:OVN-KUBE-\S+ ", re.MULTILINE),
+        pattern(r"^:OVN-KUBE-\S+ ", re.MULTILINE),
         "ovn-nbctl lb-list, in the ovnkube-node pod of this node",
     ),
     _Replacement(
         "Antrea's proxy serves Services here (chains ANTREA-*)",
-        re.compile(r"^:ANTREA-\S+ ", re.MULTILINE),
+        pattern(r"^:ANTREA-\S+ ", re.MULTILINE),
         "antctl get serviceexternalip and ovs-ofctl dump-groups br-int, in the antrea-agent pod of this node",
     ),
     _Replacement(
         "kube-router serves Services here by IPVS (chains KUBE-ROUTER-* and sets kube-router-svip)",
-        re.compile(r"--match-set (?:inet6:)?kube-router-svip|^:KUBE-ROUTER-(?:SERVICES|HAIRPIN) ", re.MULTILINE),
+        pattern(r"--match-set (?:inet6:)?kube-router-svip|^:KUBE-ROUTER-(?:SERVICES|HAIRPIN) ", re.MULTILINE),
         "ipvsadm -Ln, on this node",
     ),
 )

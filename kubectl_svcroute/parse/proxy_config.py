@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ParseError
+from ..model.patterns import pattern
 
 Settings = dict[str, Any]
 """What a source says, by the field names of `model.cluster.ProxyConfig`; only what it does say."""
@@ -103,8 +104,8 @@ def _settings(document: Mapping[str, Any], source: str) -> Settings:
     return found
 
 
-_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|m|us|µs|ns|s)")
-_DURATION = re.compile(rf"\+?(?:{_PART.pattern})+")
+_PART = pattern(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|m|us|µs|ns|s)")
+_DURATION = pattern(rf"\+?(?:{_PART.pattern})+")
 _LONGEST = 1e10
 """Seconds: longer than a Go duration can be, which ends at 292 years."""
 

@@ -12,8 +12,9 @@ import re
 
 from ..errors import ParseError
 from ..model.node_result import SyncState
+from ..model.patterns import pattern
 
-_SAMPLE = re.compile(
+_SAMPLE = pattern(
     r"kubeproxy_sync_proxy_rules_last_(?P<queued>queued_)?timestamp_seconds(?P<labels>\{[^}]*\})? (?P<value>\S+)(?: -?\d+)?"
 )
 

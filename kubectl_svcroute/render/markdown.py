@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from ..model.patterns import pattern
 from ..model.report import Report, ServiceRow
 from . import RenderOptions
 from .codes import label_of
 from .text import clean, percent, plural, to_ascii
 from .view import Group, Matrix, endpoint_counts, group_findings, group_unverified, short_names, summary_of
 
-_SPECIAL = re.compile(r"[\\`*_\[\]<>|~&$!]")
-_AT_START = re.compile(r"^(?:[-+#=]|\d+(?=[.)]))")
+_SPECIAL = pattern(r"[\\`*_\[\]<>|~&$!]")
+_AT_START = pattern(r"^(?:[-+#=]|\d+(?=[.)]))")
 NODE_COLUMNS = 12
 SERVICE_ROWS = 50
 

@@ -10,17 +10,18 @@ import re
 import shutil
 from collections.abc import Iterator
 
+from ..model.patterns import pattern
 from .text import Paint, clean, width, wrap
 
 WIDEST = 100
 """Columns beyond which prose is no easier to read."""
-_HEADING = re.compile(r"(#{1,6}) +(.*?) *#*\Z")
-_ITEM = re.compile(r"( *)([-*+]|\d{1,3}[.)]) +(.*)\Z")
-_FENCE = re.compile(r" {0,3}(```+|~~~+)")
-_RULE = re.compile(r" {0,3}([-*_])( *\1){2,} *\Z")
-_LINK = re.compile(r"\[([^][]+)\]\(<?([^()<>\s]+)>?\)")
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_SPAN = re.compile(r"(`+)(?P<code>.+?)\1|\*\*(?P<bold>\S(?:.*?\S)?)\*\*|(?<![\w*])\*(?P<em>[^\s*](?:[^*]*[^\s*])?)\*(?![\w*])")
+_HEADING = pattern(r"(#{1,6}) +(.*?) *#*\Z")
+_ITEM = pattern(r"( *)([-*+]|\d{1,3}[.)]) +(.*)\Z")
+_FENCE = pattern(r" {0,3}(```+|~~~+)")
+_RULE = pattern(r" {0,3}([-*_])( *\1){2,} *\Z")
+_LINK = pattern(r"\[([^][]+)\]\(<?([^()<>\s]+)>?\)")
+_COMMENT = pattern(r"<!--.*?-->", re.DOTALL)
+_SPAN = pattern(r"(`+)(?P<code>.+?)\1|\*\*(?P<bold>\S(?:.*?\S)?)\*\*|(?<![\w*])\*(?P<em>[^\s*](?:[^*]*[^\s*])?)\*(?![\w*])")
 
 
 def render_page(text: str, *, color: bool, columns: int | None = None) -> str:

@@ -6,11 +6,11 @@ what was not verified, then notes. A table that is too wide for the terminal fol
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ..model.patterns import pattern
 from ..model.report import EndpointRow, Report, ServiceRow
 from . import RenderOptions, probe_table
 from .codes import label_of
@@ -35,10 +35,10 @@ NODE_COLUMNS = 12
 """Above so many nodes their columns fold into one."""
 ENDPOINT_ROWS = 40
 """Above so many endpoints, those that are right everywhere fold into one line (`wide` shows them)."""
-_CHAIN = re.compile(r"\b(?:KUBE-(?:SVC|SVL|EXT|XLB|FW)-[A-Z0-9]+|(?:service|external)-[A-Z0-9]{8}-[\w./-]+)")
+_CHAIN = pattern(r"\b(?:KUBE-(?:SVC|SVL|EXT|XLB|FW)-[A-Z0-9]+|(?:service|external)-[A-Z0-9]{8}-[\w./-]+)")
 
-_JUMP = re.compile(r"-A (?P<source>\S+) (?:.* )?-[jg] (?P<target>\S+)")
-_STEP = re.compile(r"KUBE-(?:SERVICES|NODEPORTS|(?:SVC|SVL|EXT|XLB|FW|SEP)-[A-Z0-9]+)")
+_JUMP = pattern(r"-A (?P<source>\S+) (?:.* )?-[jg] (?P<target>\S+)")
+_STEP = pattern(r"KUBE-(?:SERVICES|NODEPORTS|(?:SVC|SVL|EXT|XLB|FW|SEP)-[A-Z0-9]+)")
 
 
 class _Show:
