@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import textwrap
 from collections.abc import Iterator
 
 import click
@@ -38,6 +37,8 @@ def put_under(heading: str, parameters: list[click.Parameter]) -> None:
 
 def format_command(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
     """The whole help of one command."""
+    import textwrap  # noqa: PLC0415 - for help alone
+
     text = inspect.cleandoc(command.help or "").partition("\f")[0]
     examples = _EXAMPLES.search(text)
     if examples:
@@ -56,6 +57,8 @@ def format_command(command: click.Command, ctx: click.Context, formatter: click.
 
 def write_words(formatter: click.HelpFormatter, text: str) -> None:
     """Paragraphs, each followed by an empty line; one that begins with click's mark stays as it is."""
+    import textwrap  # noqa: PLC0415 - as above
+
     for paragraph in re.split(r"\n{2,}", text.strip("\n")):
         if paragraph.startswith("\b\n"):
             formatter.write(paragraph.removeprefix("\b\n") + "\n\n")

@@ -15,7 +15,6 @@ from .alike import Alike, PortCone
 from .checks import structure
 from .checks.blame import Facts
 from .checks.compare import Case, compare
-from .checks.flows import flows_of_services, stale_flows
 from .checks.heal import Healing
 from .checks.landmarks import IPTABLES, NFTABLES, Landmarks
 from .checks.node import behind, health, parse_sysctl, sysctls
@@ -34,7 +33,6 @@ from .expect.routes import (
 )
 from .expect.versions import Behaviour, behaviour
 from .model.cluster import Node, ProxyConfig, Service, ServicePort, Slice
-from .model.flow import Flow
 from .model.net import Backend, Frontend, FrontendKind, Protocol
 from .model.node_result import BESIDE_RULES, NodeResult, ShareKey, SyncState
 from .model.plan import Expectation, PortPlan
@@ -52,7 +50,6 @@ from .observe.observe import Asker
 from .observe.packet import Interface, NodeContext
 from .observe.twins import Twins
 from .observe.walk import Hooks
-from .parse.conntrack import parse_conntrack
 from .parse.iptables_again import Known
 from .parse.iptables_save import parse_iptables_save
 from .parse.mode import node_mode
@@ -61,6 +58,7 @@ from .parse.proxy_metrics import sync_state
 if TYPE_CHECKING:
     from .audit import Audit
     from .checks import structure_nft
+    from .model.flow import Flow
     from .model.nft import NftRules
 
 FILES = {4: "iptables-save.txt", 6: "ip6tables-save.txt"}
@@ -480,6 +478,8 @@ class NodeAudit:
         why = ""
         if text is not None:
             try:
+                from .parse.conntrack import parse_conntrack  # noqa: PLC0415 - few snapshots hold connections
+
                 dump = parse_conntrack(text)
             except ParseError as error:
                 why = f"conntrack.txt: {error}"
@@ -504,6 +504,8 @@ class NodeAudit:
         mine = self.flows.get(view.family)
         if not mine:
             return
+        from .checks.flows import flows_of_services, stale_flows  # noqa: PLC0415 - as above
+
         services = {service.key: service for service in self.whole.services}
         for key, its in flows_of_services(mine, self.whole.services, view.local, view.address).items():
             service = services[key]

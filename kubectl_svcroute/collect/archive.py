@@ -107,6 +107,7 @@ class _Folder:
     def __init__(self, root: Path, limits: Limits = LIMITS) -> None:
         self.label = str(root)
         self._root = root
+        self._inside = root.resolve()
         self._limits = limits
         names: list[str] = []
         folders: list[str] = []
@@ -123,7 +124,7 @@ class _Folder:
     def read(self, name: str) -> bytes:
         path = self._root / name
         try:
-            if not path.resolve().is_relative_to(self._root.resolve()):
+            if not path.resolve().is_relative_to(self._inside):
                 raise SnapshotError(f"{self.label}: {name}: a link that leads out of the snapshot")
             # Asked before opening: to open a fifo is to wait for ever.
             facts = path.stat()

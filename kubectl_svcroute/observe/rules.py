@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ..errors import ParseError
 from ..model.ranges import network
 from ..model.records import dataclass
@@ -35,8 +37,9 @@ class Rule:
 _HEAD = {"-s", "-d", "-i", "-o", "-p", "-f"}
 
 
+@lru_cache(maxsize=1 << 12)
 def compile_rule(raw: str) -> Rule:
-    """Understand a raw `-A chain ...` line. Raises ParseError where iptables would not print it so."""
+    """Understand a raw `-A chain ...` line; nodes that agree share it. Raises ParseError where iptables would not print it so."""
     words = split_rule(raw)
     at, end = 2, len(words)
     matches: list[Match] = []

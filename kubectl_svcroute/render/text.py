@@ -7,15 +7,17 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from unicodedata import category, east_asian_width
 
+from ..model.patterns import pattern
+
 # Controls (C0, DEL, C1), format characters (bidi overrides, zero-width ones, tags), surrogates, private use, and the line
 # and paragraph separators: none shows itself, and each can hide or forge what stands beside it.
-_UNSAFE = re.compile(
+_UNSAFE = pattern(
     "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ue000-\uf8ff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
     "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
     "\U000f0000-\U0010ffff]"
 )
-_SEQUENCE = re.compile(r"\x1b\[[0-9;]*m")
+_SEQUENCE = pattern(r"\x1b\[[0-9;]*m")
 
 ASCII_FOR = {"✗": "X", "…": "...", "·": "-", "\u2014": "-", "→": "->", "•": "*", "─": "-", "│": "|", "“": '"', "”": '"'}
 """What this program itself writes beyond ASCII, for streams that cannot show it."""
@@ -54,6 +56,8 @@ def _utf16(character: str) -> Iterator[int]:
 
 def clean(text: str) -> str:
     r"""Text from a cluster, fit to be shown on one line: whatever could move the cursor or hide becomes `\x1b`."""
+    if text.isascii() and text.isprintable():
+        return text
     return _UNSAFE.sub(_escape, text)
 
 
@@ -72,9 +76,9 @@ def to_ascii(text: str) -> str:
 @lru_cache(maxsize=1 << 14)
 def width(text: str) -> int:
     """How many columns a cleaned text takes, colour not counted."""
+    if text.isascii() and text.isprintable():
+        return len(text)
     bare = _SEQUENCE.sub("", text)
-    if bare.isascii():
-        return len(bare)
     return sum(map(_columns, bare))
 
 
