@@ -39,8 +39,7 @@ _ENTRY_CHAINS = frozenset((("nat", "KUBE-SERVICES"), ("nat", "KUBE-NODEPORTS")))
 PortFrontends = Callable[[Sequence[str]], list[str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Twin:
+class Twin(NamedTuple):
     """A Service that was not walked."""
 
     models: frozenset[str]
@@ -49,7 +48,7 @@ class Twin:
     """Of each port: the addresses that are dialled and sent to; the names of its chains."""
     node_ports: tuple[int, ...]
     frontends: tuple[str, ...]
-    ports: tuple[PortFrontends, ...] = ()
+    ports: tuple[PortFrontends, ...]
     """Of a Service with node ports, how its frontends are made: each node has others."""
 
     def dialled(self, node_ports: Sequence[str]) -> list[str]:
@@ -79,22 +78,33 @@ class Reference:
     """Its rules, understood as far as walks came: another node with the same ones need not do that again."""
     structural: list[Observation] = field(default_factory=list)
     """What only the rules decide."""
-    twins: dict[str, Twin] = field(default_factory=dict)
-    most: int = 0
-    """The most endpoints that a twin's port has."""
+    _added: dict[str, tuple[Sequence[PortCone], Sequence[str]]] = field(default_factory=dict)
+    _twins: dict[str, Twin] = field(default_factory=dict)
     _addresses: list[tuple[int, str]] = field(default_factory=list)
     _owners: dict[str, str] = field(default_factory=dict)
 
-    def add(self, service: str, cones: Sequence[PortCone], frontends: Iterable[str]) -> None:
-        """Note a Service that was not walked."""
-        self.twins[service] = Twin(
-            models=frozenset(cone.model for cone in cones if cone.model),
-            cones=tuple([(_addresses(cone), tuple([v for v in cone.cone.values if v.startswith(OWN)])) for cone in cones]),
-            node_ports=tuple([cone.ask.node_port for cone in cones if cone.ask.node_port]),
-            frontends=tuple(frontends),
-            ports=tuple([cone.dialled for cone in cones]) if any(cone.ask.node_port for cone in cones) else (),
-        )
-        self.most = max(self.most, *[cone.ask.count for cone in cones])
+    def add(self, service: str, cones: Sequence[PortCone], frontends: Sequence[str]) -> None:
+        """Note a Service that was not walked. The text of its rules is let go: it is the node's own."""
+        self._added[service] = [cone._replace(cone=cone.cone._replace(text="")) for cone in cones], frontends
+
+    @property
+    def twins(self) -> dict[str, Twin]:
+        """The Services that were not walked: put together when a further node is looked at, for often there is none."""
+        for key, (cones, frontends) in self._added.items():
+            self._twins[key] = Twin(
+                models=frozenset(cone.model for cone in cones if cone.model),
+                cones=tuple([(_addresses(cone), tuple([v for v in cone.cone.values if v.startswith(OWN)])) for cone in cones]),
+                node_ports=tuple([cone.ask.node_port for cone in cones if cone.ask.node_port]),
+                frontends=tuple(frontends),
+                ports=tuple([cone.dialled for cone in cones]) if any(cone.ask.node_port for cone in cones) else (),
+            )
+        self._added.clear()
+        return self._twins
+
+    @property
+    def most(self) -> int:
+        """The most endpoints that a twin's port has."""
+        return max((len(addresses) for twin in self.twins.values() for addresses, _ in twin.cones), default=0)
 
     def compare(
         self, rules: IptablesRules, changed: frozenset[tuple[str, str]], config: ProxyConfig, view: NodeView
@@ -102,9 +112,10 @@ class Reference:
         """What differs on another node; None when it has to be judged in full."""
         if config != self.config or view.behaviour != self.view.behaviour or bool(view.address) != bool(self.view.address):
             return None
+        most = self.most
         for one in (view, self.view):
             room = sum(high - low + 1 for low, high in one.pods)
-            if bool(room) != bool(self.view.pods) or 0 < room <= self.most:
+            if bool(room) != bool(self.view.pods) or 0 < room <= most:
                 return None  # whether any pod that is no endpoint can ask would depend on the Service
         if (view.detector.kind, view.detector.pattern) != (self.view.detector.kind, self.view.detector.pattern):
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .expect.endpoints import plain_backends
 from .expect.names import port_name
@@ -11,16 +11,17 @@ from .expect.routes import NodeView
 from .model.cluster import Service, ServicePort, Slice
 from .model.net import host_port
 from .model.ranges import number, single, subtract, union
-from .model.records import dataclass
 from .observe.twins import Ask, Cone, Twins
 
 if TYPE_CHECKING:
     from .again import Reference
     from .observe.twins_nft import NftTwins
 
+_CLUSTER = ("cluster",)
+_NOWHERE: frozenset[str] = frozenset()
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortCone:
+
+class PortCone(NamedTuple):
     """One Service port that may be the twin of another."""
 
     port: ServicePort
@@ -60,44 +61,55 @@ class Alike:
 
     def cones(self, service: Service, slices: Sequence[Slice]) -> list[PortCone] | None:
         """The cones of all ports of a plain Service whose rules send exactly where they should; None otherwise."""
-        v6 = self.family == 6
-        addresses = [ip for ip in service.cluster_ips if (":" in ip) == v6]
         # Policies and source ranges give each node, or each source, another answer: these are walked.
-        if service.internal_local or service.external_local or service.source_ranges or len(addresses) != 1:
+        if service.internal_local or service.external_local or service.source_ranges:
             return None
-        kinds = ["cluster"]
-        if self.external_ips:
-            addresses += [ip for ip in service.external_ips if (":" in ip) == v6]
-        kinds += ["external"] * (len(addresses) - 1)
-        balancers = [ip for ip, mode in service.load_balancer_ips if (":" in ip) == v6 and not (self.ip_mode and mode == "Proxy")]
-        kinds += ["balancer"] * len(balancers)
+        dialled = self._dialled(service)
+        if dialled is None:
+            return None
+        addresses, kinds = dialled
         found = []
         for port in service.ports:
             backends = plain_backends(slices, port, self.family)
             if backends is None:
                 return None
+            texts, nodes = backends
             ask = Ask(
-                addresses=(*addresses, *balancers),
-                kinds=tuple(kinds),
-                proto=port.protocol.value.lower(),
-                port=port.port,
-                node_port=port.node_port,
-                names=port_name(service.namespace, service.name, port.name, colon=self.colon),
-                count=len(backends),
-                affinity=service.affinity,
-                local=frozenset(text for text, node in backends.items() if node == self.me) if self.me else frozenset(),
+                addresses,
+                kinds,
+                port.protocol.value.lower(),
+                port.port,
+                port.node_port,
+                port_name(service.namespace, service.name, port.name, colon=self.colon),
+                len(texts),
+                service.affinity,
+                frozenset([text for text, node in zip(texts, nodes, strict=True) if (node or "").lower() == self.me])
+                if self.me
+                else _NOWHERE,
             )
             try:
                 cone = self.twins.cone(ask)
             except ValueError:
                 return None  # a rule that sends to what is no address: the walk says so
-            if cone is None or backends.keys() != set(cone.destinations):
+            if cone is None or len(texts) != len(cone.destinations) or set(texts) != set(cone.destinations):
                 return None
             key = self.twins.key(cone, ask)
             if key is None or not self._pods_ask(cone):
                 return None
-            found.append(PortCone(port=port, ask=ask, cone=cone, key=key, model=self.twins.models.of(key, cone)))
+            found.append(PortCone(port, ask, cone, key, self.twins.models.of(key, cone)))
         return found
+
+    def _dialled(self, service: Service) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """(the addresses of a Service's own, what each of them is); None for one without exactly one cluster IP here."""
+        v6 = self.family == 6
+        own = [ip for ip in service.cluster_ips if (":" in ip) == v6]
+        if len(own) != 1:
+            return None
+        if not service.external_ips and not service.load_balancer_ips:
+            return tuple(own), _CLUSTER
+        mine = [ip for ip in service.external_ips if (":" in ip) == v6] if self.external_ips else []
+        balancers = [ip for ip, mode in service.load_balancer_ips if (":" in ip) == v6 and not (self.ip_mode and mode == "Proxy")]
+        return (*own, *mine, *balancers), ("cluster", *["external"] * len(mine), *["balancer"] * len(balancers))
 
     def _pods_ask(self, cone: Cone) -> bool:
         """Whether pods that are no endpoints are among the clients of a Service: they are of all the others."""

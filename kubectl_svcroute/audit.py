@@ -8,6 +8,7 @@ Each node is judged alone and reduced to a `NodeResult`; its text is let go befo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 from .again import Reference
 from .checks import structure
@@ -15,7 +16,8 @@ from .conclude import conclude, not_read
 from .errors import ParseError
 from .expect.versions import NEWEST, OLDEST
 from .model.cluster import Node, ProxyConfig, Service, Slice
-from .model.facts import EndpointFact, Facts, LazyEndpoints, ServiceFacts
+from .model.facts import EndpointFact, Facts, ServiceFacts
+from .model.lazy import Lazy
 from .model.net import Backend
 from .model.node_result import NodeResult, SharedParts
 from .model.ranges import network, number, single, union
@@ -30,18 +32,21 @@ from .parse.kube_objects import build_config, parse_cluster
 from .parse.proxy_config import settings_from_configz, settings_from_flags, version_of
 from .selection import Selection
 
+LARGE_CLUSTER = 1000
+"""Endpoints from which on kube-proxy leaves out comments and defers deletions (kube-proxy-rules.md 3.15)."""
+
 
 class Audit:
     """One cluster's API objects, parsed once, against which any number of nodes is judged."""
 
     def __init__(self, api: ApiObjects, selection: Selection, *, thorough: bool = False) -> None:
         """`thorough`: walk every Service, also those whose rules are the same as another's (tests compare the two)."""
-        self.state = parse_cluster(api)
+        self.state = parse_cluster(api, only=selection.services)
         self.denied = api.denied
         self.objects = frozenset(api.objects)
         self.selection = selection
         self.thorough = thorough
-        self.services = [s for s in self.state.services if selection.services is None or s.key in selection.services]
+        self.services = list(self.state.services)
         self.nodes = {node.name: node for node in self.state.nodes}
         self.alike = SharedParts()
         self.inference: Inference | None = None
@@ -57,11 +62,15 @@ class Audit:
             family: union(single(number(ip)) for ips in self.state.pod_ips.values() for ip in ips if (":" in ip) == (family == 6))
             for family in (4, 6)
         }
-        self.endpoints_total = self.state.endpoints_total
         self.texts: dict[str, Known] = {}
         """File -> what the first node had in it, for the further ones to be held against."""
         self.references: dict[int, Reference] = {}
         """Family -> the first node on which Services needed no walk."""
+
+    @cached_property
+    def large(self) -> bool:
+        """Whether kube-proxy takes the cluster for a large one; counted only where a finding depends on it."""
+        return self.state.endpoints_total() > LARGE_CLUSTER
 
     # ---- the pipeline -----------------------------------------------------------------------------------------------
 
@@ -198,7 +207,7 @@ class Audit:
             policy=_policy_text(service),
             counts=self._counts(service),
             skipped=service.skipped,
-            endpoints=LazyEndpoints(self._endpoints_of(service)),
+            endpoints=Lazy(self._endpoints_of(service)),
         )
 
     def _endpoints_of(self, service: Service) -> Callable[[], tuple[EndpointFact, ...]]:
@@ -223,11 +232,14 @@ class Audit:
         if service.skipped:
             return 0, 0
         families = {":" in ip for ip in service.cluster_ips}
-        states: dict[tuple[str | None, str], bool] = {}
-        for piece in self.slices_of(service):
-            if (piece.family == 6) in families:
-                for e in piece.endpoints:
-                    states[e.address, ""] = states.get((e.address, ""), False) or e.ready
+        pieces = [piece for piece in self.slices_of(service) if (piece.family == 6) in families]
+        if all(piece.plain is not None for piece in pieces):
+            ready = {address for piece in pieces if piece.plain is not None for address in piece.plain.addresses}
+            return len(ready), len(ready)
+        states: dict[str, bool] = {}
+        for piece in pieces:
+            for e in piece.endpoints:
+                states[e.address] = states.get(e.address, False) or e.ready
         return sum(states.values()), len(states)
 
     def slices_of(self, service: Service, *, legacy: bool = False) -> tuple[Slice, ...]:

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 
 from .checks.rollup import sort_key
 from .model.facts import EndpointFact, Facts, ServiceFacts
+from .model.lazy import Lazy
 from .model.net import Backend
 from .model.node_result import NodeResult, ShareKey
 from .model.records import replace
-from .model.report import EndpointRow, Finding, LazyRows, NodeRow, Report, ServiceRow, Severity, Unverified
+from .model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Severity, Unverified
 
 
 def conclude(facts: Facts, results: Sequence[NodeResult], *, origin: str = "", whole: bool = True) -> Report:
@@ -26,7 +27,8 @@ def conclude(facts: Facts, results: Sequence[NodeResult], *, origin: str = "", w
     if whole:
         findings = _with_difference(findings, results)
     unverified = [u for result in results for u in result.unverified] + list(facts.denied)
-    services = [_service_row(service, results, findings) for service in facts.services]
+    index = _Index(results, findings)
+    services = [_service_row(service, index) for service in facts.services]
     modes = Counter(f"{r.row.mode} {r.row.version}".strip() for r in results if r.row.mode)
     notes = list(dict.fromkeys((*facts.notes, *(note for result in results for note in result.notes))))
     if len({r.row.mode for r in results if r.row.mode}) > 1:
@@ -68,40 +70,66 @@ def not_read(node: str, code: str, reason: str, *, via: str = "") -> NodeResult:
     )
 
 
-def _service_row(service: ServiceFacts, results: Sequence[NodeResult], findings: Sequence[Finding]) -> ServiceRow:
+class _Index:
+    """What results and findings hold of each Service, gathered once: thousands of Services ask about hundreds of nodes."""
+
+    def __init__(self, results: Sequence[NodeResult], findings: Sequence[Finding]) -> None:
+        self.results = results
+        self.findings: dict[str | None, list[Finding]] = defaultdict(list)
+        for finding in findings:
+            self.findings[finding.service].append(finding)
+        self.wrong: dict[str, set[str]] = defaultdict(set)
+        for result in results:
+            for service, _, _ in result.wrong:
+                self.wrong[service].add(result.row.node)
+        # Most nodes have the same frontends, in one object.
+        self.frontends = list({id(result.frontends): result.frontends for result in results}.values())
+        self.ways = [result.ways for result in results if result.ways]
+        self.in_parts = [result for result in results if result.unverified_services]
+        self.whole = [r for r in results if r.row.verified and not r.unverified_services]
+
+    def verified(self, service: str) -> Sequence[NodeResult]:
+        """The nodes on which a Service is verified."""
+        if not self.in_parts:
+            return self.whole
+        return [r for r in self.results if service not in r.unverified_services and (r.row.verified or r.unverified_services)]
+
+
+def _service_row(service: ServiceFacts, index: _Index) -> ServiceRow:
     key = service.service
-    verified = [r for r in results if key not in r.unverified_services and (r.row.verified or r.unverified_services)]
-    mine = [f for f in findings if f.service == key]
-    # Most nodes have the same ones: each list is looked into once.
-    fronts = tuple(dict.fromkeys(f for some in dict.fromkeys(r.frontends.get(key, ()) for r in results) for f in some))
-    way = next((r.ways[key] for r in results if key in r.ways), ())
+    verified = index.verified(key)
+    mine = index.findings.get(key, ())
+    nodes = len(index.results)
     return ServiceRow(
         service=key,
         type=service.type,
         cluster_ips=service.cluster_ips,
         ports=service.ports,
         policy=service.policy,
-        frontends=fronts,
-        endpoints=LazyRows(lambda: () if service.skipped else tuple(_endpoint_rows(service, results, verified))),
+        frontends=_frontends(key, index),
+        endpoints=Lazy(lambda: () if service.skipped else tuple(_endpoint_rows(service, index.results, verified))),
         counts=service.counts,
-        told=_told(service, results, verified),
-        nodes=len(results),
-        nodes_verified=len(results) if service.skipped else len(verified),
+        told=_told(service, index, verified),
+        nodes=nodes,
+        nodes_verified=nodes if service.skipped else len(verified),
         errors=sum(f.severity is Severity.ERROR for f in mine),
         warnings=sum(f.severity is Severity.WARNING for f in mine),
         skipped=service.skipped,
-        evidence=way,
+        evidence=next((ways[key] for ways in index.ways if key in ways), ()),
     )
 
 
-def _told(
-    service: ServiceFacts, results: Sequence[NodeResult], verified: Sequence[NodeResult]
-) -> tuple[frozenset[str], frozenset[str]]:
-    wrong = frozenset(r.row.node for r in results if r.wrong and any(key[0] == service.service for key in r.wrong))
-    if service.skipped or len(verified) == len(results):
+def _frontends(service: str, index: _Index) -> tuple[str, ...]:
+    lists = dict.fromkeys([frontends.get(service, ()) for frontends in index.frontends])
+    return next(iter(lists)) if len(lists) == 1 else tuple(dict.fromkeys(text for some in lists for text in some))
+
+
+def _told(service: ServiceFacts, index: _Index, verified: Sequence[NodeResult]) -> tuple[frozenset[str], frozenset[str]]:
+    wrong = frozenset(index.wrong.get(service.service, ()))
+    if service.skipped or len(verified) == len(index.results):
         return wrong, frozenset()
     told = {r.row.node for r in verified}
-    return wrong, frozenset(r.row.node for r in results if r.row.node not in told)
+    return wrong, frozenset(r.row.node for r in index.results if r.row.node not in told)
 
 
 def _endpoint_rows(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .again import Reference
-from .alike import Alike, PortCone
+from .alike import Alike
 from .checks import structure
 from .checks.blame import Facts
 from .checks.compare import Case, compare
@@ -76,8 +76,6 @@ _SYSCTLS = (
 )
 _FEW_SERVICES = 16
 """Where no more than so many Services are asked for, each is walked, and its way through the rules is there to be shown."""
-LARGE_CLUSTER = 1000
-"""Endpoints from which on kube-proxy leaves out comments and defers deletions (kube-proxy-rules.md 3.15)."""
 
 
 def _why_absent(dump: NodeDump, file: str) -> str:
@@ -395,17 +393,23 @@ class NodeAudit:
         """Judge every Service asked for in one family; returns where anybody should be stopped."""
         stops = structure.Stops()
         self._connections(view)
+        node_ports = node_port_addresses(view)
+        twins = []
         for service in self._programmed(view):
             slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
             cones = alike.cones(service, slices) if alike is not None else None
             if alike is not None and cones is not None and all(cone.twin for cone in cones):
-                self._twin(service, cones, view)
+                key = service.key
+                twins.append(key)
+                for cone in cones:
+                    self.frontends[key].extend(cone.dialled(node_ports))
                 if alike.reference is not None:
-                    alike.reference.add(service.key, cones, self.frontends[service.key])
+                    alike.reference.add(key, cones, self.frontends[key])
                 continue
             right = self._walk(service, slices, view, asker, landmarks, facts, stops)
             if alike is not None and cones is not None and right:
                 alike.learn(service.key, cones)
+        self._right_as_others(twins, view)
         return stops
 
     def _services_again(
@@ -459,10 +463,7 @@ class NodeAudit:
                 self.frontends[key].extend(twin.frontends)
             else:
                 self.frontends[key].extend(twin.dialled(node_port_addresses(view)))
-        self.even |= right
-        self.translated["*", view.family] |= right
-        for code in ("SR301", "SR302", "SR303"):
-            self.translated[code, view.family] |= right
+        self._right_as_others(right, view)
 
     def _worth_comparing(self) -> bool:
         """Whether so many Services are asked for that those with the same rules as others need no walk of their own."""
@@ -595,16 +596,11 @@ class NodeAudit:
                     seen = asker.ask(frontend, sources, from_node=client is Client.NODE, from_pod=client is Client.POD)
                     self.observations.extend(structure_nft.unused_ports(frame, client, seen))
 
-    def _twin(self, service: Service, cones: Sequence[PortCone], view: NodeView) -> None:
-        """Note what is known of a Service whose rules are those of one that was walked."""
-        key = service.key
-        node_ports = node_port_addresses(view)
-        for cone in cones:
-            self.frontends[key].extend(cone.dialled(node_ports))
-        self.even.add(key)
-        self.translated["*", view.family].add(key)
-        for code in ("SR301", "SR302", "SR303"):
-            self.translated[code, view.family].add(key)
+    def _right_as_others(self, services: Iterable[str], view: NodeView) -> None:
+        """Note what is known of Services whose rules are those of some that were walked and found right."""
+        self.even.update(services)
+        for code in ("*", "SR301", "SR302", "SR303"):
+            self.translated[code, view.family].update(services)
 
     def _owners(self) -> dict[str, str]:
         """Chain -> Service, for all that is expected; made only when a chain needs an owner."""
@@ -779,7 +775,7 @@ class NodeAudit:
                 rewrites_always=think.rewrites_always,
                 hourly=think.hourly_full_sync,
                 version=config.version,
-                large=self.whole.endpoints_total > LARGE_CLUSTER,
+                large=bool(self.observations) and self.whole.large,
                 nftables=think.nftables,
             )
             findings = roll_up(

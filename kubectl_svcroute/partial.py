@@ -272,8 +272,8 @@ def fingerprint_of(api: ApiObjects) -> str:
     whole = hashlib.sha256()
     for key in sorted(api.objects):
         found = api.objects[key]
-        items = found.get("items") if isinstance(found, dict) else None
-        for item in items if isinstance(items, list) else [found]:
+        listed = isinstance(found, dict) and "items" in found
+        for item in api.items(key) if listed else [found]:
             meta = (item.get("metadata") if isinstance(item, dict) else None) or {}
             version = meta.get("resourceVersion")
             names = [key, meta.get("namespace"), meta.get("name"), meta.get("uid"), version]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from .errors import UsageError
-from .model.cluster import Service
 from .model.records import dataclass
 
 
@@ -21,9 +20,12 @@ class Selection:
     """The connections that are there, too: where they could not be read, that is said."""
 
 
-def resolve_names(names: Sequence[str], services: Sequence[Service], namespace: str) -> frozenset[str]:
-    """`kuard`, `svc/kuard`, `service/kuard` -> `namespace/name`. Raises UsageError, naming near misses, for one that is not."""
-    keys: Mapping[str, Service] = {s.key: s for s in services}
+def resolve_names(names: Sequence[str], services: Sequence[tuple[str, str]], namespace: str) -> frozenset[str]:
+    """`kuard`, `svc/kuard`, `service/kuard` -> `namespace/name`. `services`: (namespace, name) of all that there are.
+
+    Raises UsageError, naming near misses, for one that is not there.
+    """
+    keys = {f"{space}/{called}" for space, called in services}
     found = set()
     for name in names:
         kind, slash, rest = name.partition("/")
@@ -34,8 +36,8 @@ def resolve_names(names: Sequence[str], services: Sequence[Service], namespace: 
             continue
         from difflib import get_close_matches  # noqa: PLC0415 - only when a name is wrong
 
-        near = get_close_matches(bare, [s.name for s in services if s.namespace == namespace], n=3)
-        elsewhere = sorted(s.namespace for s in services if s.name == bare)
+        near = get_close_matches(bare, [called for space, called in services if space == namespace], n=3)
+        elsewhere = sorted(space for space, called in services if called == bare)
         hint = ""
         if elsewhere:
             hint = f"; namespace {elsewhere[0]} has one (-n {elsewhere[0]})"

@@ -78,12 +78,11 @@ def save(settings: Settings, path: str, *, redact: bool) -> int:
 
 def select(api: ApiObjects, settings: Settings, namespace: str) -> Selection:
     """The Services and nodes that the options name. Raises UsageError for names that do not exist, and for nothing at all."""
-    from .parse.kube_objects import parse_service  # noqa: PLC0415
+    from .parse.kube_objects import names_of  # noqa: PLC0415
 
     items = api.items("services")
     if settings.names:
-        services = [parse_service(item) for item in items]
-        return Selection(conntrack=settings.conntrack, services=resolve_names(settings.names, services, namespace))
+        return Selection(conntrack=settings.conntrack, services=resolve_names(settings.names, names_of(items), namespace))
     if settings.all_namespaces and not settings.selector:
         if not items:
             raise UsageError("nothing to check: the cluster shows no Service")

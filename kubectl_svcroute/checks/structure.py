@@ -27,6 +27,7 @@ _ENTRY = pattern(
     r"-A \S+ (?:(?P<not>! )?-s \S+ )?(?:-d (?P<ip>[0-9a-f.:]+)/(?:32|128) )?(?:! -i \S+ )?-p (?P<proto>tcp|udp|sctp) "
     r'(?:-m comment --comment (?P<comment>"(?:[^"\\]|\\.)*"|[^" ]+) )?(?P<rest>.*)-m (?:tcp|udp|sctp) --dport (?P<port>\d{1,5})\b'
 )
+_INTO_OWN = pattern(r" -[jg] KUBE-(?:SVC|SVL|EXT|XLB|FW|SEP)-\S*\n")
 _TARGET = pattern(r" -[jg] (\S+)(?: --reject-with \S+)?\Z")
 _NAME = pattern(r'"?([a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9]*[a-z0-9])?)(?=[: "])')
 
@@ -63,7 +64,7 @@ def services_programmed(rules: IptablesRules) -> int:
     nat = rules.tables.get("nat")
     if nat is None:
         return 0
-    return sum(1 for rule in nat.chains.get("KUBE-SERVICES", ()) if target_of(rule).startswith(_OWN))
+    return _led_on(nat, "KUBE-SERVICES")
 
 
 def node_ports_programmed(rules: IptablesRules) -> int:
@@ -71,7 +72,12 @@ def node_ports_programmed(rules: IptablesRules) -> int:
     nat = rules.tables.get("nat")
     if nat is None:
         return 0
-    return sum(1 for rule in nat.chains.get("KUBE-NODEPORTS", ()) if target_of(rule).startswith(_OWN))
+    return _led_on(nat, "KUBE-NODEPORTS")
+
+
+def _led_on(nat: Table, chain: str) -> int:
+    # A jump has no options: the chain is the line's last word.
+    return len(_INTO_OWN.findall(nat.chains.texts.get(chain, "")))
 
 
 _BRIDGED = pattern(r"-A \S+ -s (\S+) ! -o \S+ (?:-m comment --comment \S+ )?-j MASQUERADE")
@@ -83,9 +89,9 @@ def bridged_networks(rules: IptablesRules) -> Iterator[str]:
     Whoever dials from there is neither a pod nor a client from outside.
     """
     nat = rules.tables.get("nat")
-    for chain in nat.chains.values() if nat is not None else ():
-        for rule in chain:
-            if "MASQUERADE" in rule and (found := _BRIDGED.match(rule)):
+    for name, text in nat.chains.texts.items() if nat is not None else ():
+        for rule in nat.chains[name] if nat is not None and " -j MASQUERADE" in text else ():
+            if found := _BRIDGED.match(rule):
                 net = ip_network(found[1], strict=False)
                 if net.is_private and net.prefixlen >= (12 if net.version == 4 else 48):
                     yield found[1]
@@ -229,13 +235,12 @@ def duplicates(frame: Frame, owners_of: Callable[[], Mapping[str, str]]) -> Iter
         table = frame.rules.tables.get(name)
         if table is None:
             continue
-        for chain, rules in table.chains.items():
+        for chain, text in table.chains.texts.items():
+            lines = text.split("\n")
             base = chain in table.policies
-            if len(rules) < 2 or not (base or chain.startswith(_ONCE)):
+            if len(set(lines)) == len(lines) or not (base or chain.startswith(_ONCE)):
                 continue
-            if len(set(rules)) == len(rules):
-                continue
-            for rule, count in Counter(rules).items():
+            for rule, count in Counter(lines[:-1]).items():
                 if count < 2 or (base and not target_of(rule).startswith("KUBE-")):
                     continue
                 owners = owners_of() if owners is None else owners
@@ -263,8 +268,11 @@ def leftover_chains(frame: Frame) -> Iterator[Observation]:
     nat = frame.rules.tables.get("nat")
     if nat is None:
         return
-    # A jump has no options, so the chain is the line's last word; what else stands there is no chain's name.
-    referenced = {rule[rule.rfind(" ") + 1 :] for rules in nat.chains.values() for rule in rules}
+    # A jump has no options, so the chain is the line's last word. Most chains are an endpoint's, which lead to no such chain.
+    referenced: set[str] = set()
+    for text in nat.chains.texts.values():
+        if " -j KUBE-S" in text or " -j KUBE-E" in text or " -j KUBE-X" in text or " -j KUBE-F" in text or " -g KUBE-" in text:
+            referenced.update([rule[rule.rfind(" ") + 1 :] for rule in text.split("\n")])
     idle = sorted(chain for chain in nat.chains if chain.startswith(_OWN) and chain not in referenced)
     if idle:
         shown = ", ".join(idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")

@@ -20,6 +20,7 @@ import io
 import json
 import re
 import stat
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -155,7 +156,11 @@ def _open(path: Path, limits: Limits) -> _Source:
 
 def _object(source: _Source, name: str) -> dict[str, Any]:
     """A file that holds one JSON object."""
-    text = _text(source.read(name))
+    return _decoded(source, name, source.read(name))
+
+
+def _decoded(source: _Source, name: str, data: bytes) -> dict[str, Any]:
+    text = _text(data)
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
@@ -170,6 +175,8 @@ def _object(source: _Source, name: str) -> dict[str, Any]:
     return found
 
 
+_LARGE = 1 << 18
+"""Bytes from which on a List's items are decoded one by one, as they are asked for."""
 _KINDS = {
     "services": "Service",
     "endpointslices": "EndpointSlice",
@@ -184,22 +191,33 @@ _KINDS = {
 def _list(source: _Source, key: str) -> dict[str, Any]:
     """A file that holds a List, as the API server or `kubectl get -o json` prints it."""
     name = f"api/{key}.json"
-    found = _object(source, name)
+    data = source.read(name)
+    found = _large(data, _KINDS[key]) or _decoded(source, name, data)
     kind = str(found.get("kind", "List"))
     items = found.get("items", None)
     if items is None and "items" in found:
         items = []  # what Go prints for an empty list
-    if not kind.endswith("List") or not isinstance(items, list):
+    if not kind.endswith("List") or not isinstance(items, Sequence) or isinstance(items, str):
         raise SnapshotError(f"{source.label}: {name}: not a List but {kind}")
-    if not all(isinstance(item, dict) for item in items):
+    if isinstance(items, list) and not all(isinstance(item, dict) for item in items):
         raise SnapshotError(f"{source.label}: {name}: not a List of objects")
     # A list of other objects, empty or not, would read as a cluster without these.
     if kind not in ("List", f"{_KINDS[key]}List"):
         raise SnapshotError(f"{source.label}: {name}: a {kind}, and not a list of {_KINDS[key]} objects")
+    if not isinstance(items, list):
+        return found  # what each of its items is was looked at
     other = next((i["kind"] for i in items if i.get("kind", _KINDS[key]) != _KINDS[key]), "")
     if other:
         raise SnapshotError(f"{source.label}: {name}: has a {other} in it, and should be a list of {_KINDS[key]} objects")
     return {**found, "items": items}
+
+
+def _large(data: bytes, kind: str) -> dict[str, Any] | None:
+    if len(data) < _LARGE:
+        return None
+    from .large_list import large_list  # noqa: PLC0415 - its library is not worth loading for a small one
+
+    return large_list(data, kind)
 
 
 def _denied(source: _Source) -> tuple[tuple[Unverified, ...], str | None]:

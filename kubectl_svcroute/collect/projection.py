@@ -15,7 +15,7 @@ Live reading and saved snapshots go through the same function, so a snapshot hol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -74,7 +74,7 @@ def project(key: str, found: Mapping[str, Any], *, terse: bool = False) -> dict[
 def project_list(key: str, found: Mapping[str, Any], *, terse: bool = False) -> dict[str, Any]:
     """A List with each of its items projected; an object that is no List is projected itself."""
     items = found.get("items")
-    if not isinstance(items, list):
+    if not isinstance(items, Sequence) or isinstance(items, str):
         return project(key, found, terse=terse)
     return {**found, "items": [project(key, item, terse=terse) for item in items]}
 

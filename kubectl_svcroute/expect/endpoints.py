@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..model.cluster import Node, Service, ServicePort, Slice
-from ..model.net import Backend, host_port
+from ..model.cluster import Node, PlainEndpoints, Service, ServicePort, Slice
+from ..model.net import Backend
 from ..model.plan import Candidate, Selection
 from .versions import Behaviour
 
@@ -105,12 +105,13 @@ def _asks_for_hints(service: Service, behaviour: Behaviour) -> bool:
     return (service.topology_aware_hints or service.topology_mode) not in ("", "disabled", "Disabled")
 
 
-def plain_backends(slices: Iterable[Slice], port: ServicePort, family: int) -> dict[str, str] | None:
-    """The backends of a port by their text, with the node of each, where every endpoint is ready, unhinted and stands once.
+def plain_backends(slices: Iterable[Slice], port: ServicePort, family: int) -> tuple[list[str], list[str | None]] | None:
+    """(the backends of a port as text, the node of each), where every endpoint is ready, unhinted and stands once.
 
     None otherwise. For such a port `select` says the same on every node: all of them (where no local policy asks for less).
     """
-    found: dict[str, str] = {}
+    texts: list[str] = []
+    nodes: list[str | None] = []
     name, protocol = port.name, port.protocol
     for piece in slices:
         if piece.family != family:
@@ -118,11 +119,14 @@ def plain_backends(slices: Iterable[Slice], port: ServicePort, family: int) -> d
         for number in piece.ports:
             if number.name != name or number.protocol is not protocol:
                 continue
-            for endpoint in piece.endpoints:
-                if not endpoint.ready or endpoint.zone_hints is not None or endpoint.node_hints is not None:
-                    return None
-                text = host_port(endpoint.address, number.port)
-                if text in found:
-                    return None
-                found[text] = (endpoint.node or "").lower()
-    return found or None
+            plain = piece.plain
+            if plain is None:
+                for endpoint in piece.endpoints:
+                    if not endpoint.ready or endpoint.zone_hints is not None or endpoint.node_hints is not None:
+                        return None
+                plain = PlainEndpoints([e.address for e in piece.endpoints], [e.node for e in piece.endpoints])
+            where = f"]:{number.port}" if family == 6 else f":{number.port}"
+            before = "[" if family == 6 else ""
+            texts += [before + address + where for address in plain.addresses]
+            nodes += plain.nodes
+    return (texts, nodes) if texts and len(set(texts)) == len(texts) else None

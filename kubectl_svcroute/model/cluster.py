@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from .net import Protocol
@@ -99,6 +99,13 @@ class EndpointPort(NamedTuple):
     port: int
 
 
+class PlainEndpoints(NamedTuple):
+    """The endpoints of a slice where every one is ready and has no hints: all that is left to tell of them."""
+
+    addresses: Sequence[str]
+    nodes: Sequence[str | None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
     """An EndpointSlice, or one subset of an Endpoints object."""
@@ -106,7 +113,9 @@ class Slice:
     name: str
     family: int
     ports: tuple[EndpointPort, ...]
-    endpoints: tuple[Endpoint, ...]
+    endpoints: Sequence[Endpoint]
+    plain: PlainEndpoints | None = None
+    """The same in short, where that is known; None says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +182,7 @@ class ClusterState:
     """Node name -> version of its kube-proxy, by the image of its pod; nodes without such a pod are absent."""
     namespaces: tuple[str, ...] | None
     """Which namespaces' Services were read; None for all."""
-    endpoints_total: int = 0
-    """Endpoints of all Service ports together, as kube-proxy counts them for its large-cluster mode."""
+    endpoints_total: Callable[[], int]
+    """Counts the endpoints of all Service ports together, as kube-proxy does for its large-cluster mode."""
     server_version: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()

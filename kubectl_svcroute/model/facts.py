@@ -5,8 +5,8 @@ It is the same for every node, so an audit in parts (`--shard`) needs it once, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, overload
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from .net import Backend
 from .records import dataclass, field
@@ -23,29 +23,6 @@ class EndpointFact(NamedTuple):
     node: str | None
     ready: bool
     state: str
-
-
-class LazyEndpoints(Sequence[EndpointFact]):
-    """A Service's endpoints, made when they are first looked at: a list of thousands of Services needs none."""
-
-    def __init__(self, make: Callable[[], Sequence[EndpointFact]]) -> None:
-        self._make = make
-        self._facts: Sequence[EndpointFact] | None = None
-
-    def _all(self) -> Sequence[EndpointFact]:
-        if self._facts is None:
-            self._facts = self._make()
-        return self._facts
-
-    @overload
-    def __getitem__(self, index: int) -> EndpointFact: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[EndpointFact]: ...
-    def __getitem__(self, index: int | slice) -> EndpointFact | Sequence[EndpointFact]:
-        return self._all()[index]
-
-    def __len__(self) -> int:
-        return len(self._all())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

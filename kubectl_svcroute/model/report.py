@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from ..errors import ExitCode
 from .records import dataclass, field
@@ -91,35 +91,6 @@ class EndpointRow:
     """Node name -> share of a new pod-client connection to the cluster IP, 0 to 1; None where not verified."""
     wrong: frozenset[str] = frozenset()
     """Nodes where that share is not what it should be."""
-
-
-class LazyRows(Sequence[EndpointRow]):
-    """The rows of a Service's endpoints, made when they are first looked at: a list of thousands of Services needs none."""
-
-    def __init__(self, make: Callable[[], Sequence[EndpointRow]]) -> None:
-        self._make = make
-        self._rows: Sequence[EndpointRow] | None = None
-
-    @property
-    def rows(self) -> Sequence[EndpointRow]:
-        """All rows."""
-        if self._rows is None:
-            self._rows = self._make()
-        return self._rows
-
-    def __iter__(self) -> Iterator[EndpointRow]:
-        """Once through all rows; what is only walked through is not kept."""
-        return iter(self._make() if self._rows is None else self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> EndpointRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[EndpointRow]: ...
-    def __getitem__(self, index: int | slice) -> EndpointRow | Sequence[EndpointRow]:
-        return self.rows[index]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,47 @@
-"""What a node's tools printed, as tables and chains. Rules stay raw lines: on a large node most are never walked."""
+"""What a node's tools printed, as tables and chains. Rules stay raw text: on a large node most are never walked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from .records import dataclass
+
+
+class Chains(Mapping[str, list[str]]):
+    """Chain -> its raw rule lines, in the order printed; a chain's text is cut into lines when they are first asked for.
+
+    Whoever looks at every chain of a large node looks at the texts: tens of thousands of lists are never made.
+    """
+
+    __slots__ = ("_lines", "texts")
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        """`texts`: chain -> its rules as printed, each with its newline; empty for a chain without rules."""
+        self.texts = texts
+        self._lines: dict[str, list[str]] = {}
+
+    def __getitem__(self, chain: str) -> list[str]:
+        found = self._lines.get(chain)
+        if found is None:
+            found = self._lines[chain] = self.texts[chain].split("\n")[:-1]
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __contains__(self, chain: object) -> bool:
+        return chain in self.texts
+
+    def __eq__(self, other: object) -> bool:
+        return self.texts == other.texts if isinstance(other, Chains) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Chains({self.texts!r})"
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +49,7 @@ class Table:
     """One iptables table: its chains in the order printed, each with its raw rule lines in order."""
 
     name: str
-    chains: Mapping[str, list[str]]
+    chains: Chains
     policies: Mapping[str, str]
     """Built-in chains only: ACCEPT or DROP."""
 

@@ -12,7 +12,7 @@ A file that is absent was not read; a file that is present was read whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .records import dataclass, field
@@ -57,13 +57,13 @@ class ApiObjects:
     namespace: str | None = None
     """The only namespace that Services and EndpointSlices were listed from; None when they were listed from all."""
 
-    def items(self, key: str) -> list[dict[str, Any]]:
-        """The items of a List; an empty list when it was not read (ask `key in objects` to tell the two apart)."""
+    def items(self, key: str) -> Sequence[dict[str, Any]]:
+        """The items of a List, of a large one perhaps as `RawItems`; empty when it was not read (ask `key in objects`)."""
         found = self.objects.get(key)
         if not isinstance(found, dict):
             return []
         items = found.get("items")
-        return items if isinstance(items, list) else []
+        return items if isinstance(items, Sequence) and not isinstance(items, str) else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

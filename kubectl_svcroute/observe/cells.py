@@ -9,7 +9,7 @@ cannot be weighed, and whoever reads it has to say so.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 from ..errors import ParseError
@@ -37,6 +37,9 @@ class Cells:
         self._edges: list[int] = []
         self._cells: list[int] = []
         self._port_cells: dict[str, tuple[bool, ...] | None] = {}
+        self._sorted: list[int] = []
+        self._neighbours: dict[str, int | None] = {}
+        """The first three numbers of an IPv4 address -> the cell of all 256 addresses; -1 where they are not in one."""
 
     @property
     def few(self) -> bool:
@@ -123,6 +126,33 @@ class Cells:
         if not self._edges:
             self._divide()
         return self._cells[bisect_right(self._edges, address)]
+
+    def cell_of(self, address: str) -> int | None:
+        """The cell of an address as text; asked when all rules have been weighed. Raises ValueError when it is none."""
+        near, dot, _ = address.rpartition(".")
+        if not dot:
+            return self.cell(number(address))
+        found = self._neighbours.get(near, -2)
+        if found == -2:
+            first = number(near + ".0")
+            if not self._edges:
+                self._divide()
+            between = bisect_right(self._edges, first) == bisect_right(self._edges, first + 255)
+            if not self._neighbours:
+                self._sorted = sorted(self.pinned)
+            pinned = bisect_right(self._sorted, first + 255) > bisect_left(self._sorted, first)
+            found = self._neighbours[near] = self.cell(first) if between and not pinned else -1
+        return self.cell(number(address)) if found == -1 else found
+
+    def cells_of(self, addresses: Iterable[str]) -> tuple[int, ...] | None:
+        """The cells of addresses, in their order, or the one cell of all of them; None where one is pinned."""
+        near = {address[: address.rfind(".")] for address in addresses}
+        if len(near) == 1 and (found := self._neighbours.get(near.pop(), -2)) is not None and found >= 0:
+            return (found,)
+        cells = [-1 if (cell := self.cell_of(address)) is None else cell for address in addresses]
+        if -1 in cells:
+            return None
+        return (cells[0],) if len(set(cells)) == 1 else tuple(cells)
 
     def _divide(self) -> None:
         """Number the cells: between two neighbouring edges, all addresses are in the same networks."""

@@ -64,7 +64,10 @@ class Votes:
         if nat is None:
             return
         asked: Counter[tuple[str, str]] = Counter()
-        for chain, lines in nat.chains.items():
+        for chain in nat.chains:
+            if not chain.startswith(("KUBE-SERVICES", "KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-")):
+                continue
+            lines = nat.chains[chain]
             if chain.startswith(("KUBE-EXT-", "KUBE-XLB-")) and lines and (found := _POD_SHORTCUT.match(lines[0])):
                 self.shortcuts[rules.family][found["cidr"] or "", found["iface"] or ""] += 1
             if chain != "KUBE-SERVICES" and not chain.startswith(("KUBE-SVC-", "KUBE-SVL-")):

@@ -23,10 +23,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
+from typing import NamedTuple
 
 from ..model.ranges import Ranges, contains, number
 from ..model.records import dataclass
-from ..model.ruleset import IptablesRules
+from ..model.ruleset import Chains, IptablesRules
 from .cells import PINNED, Cells
 
 OWN = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-", "KUBE-SEP-")
@@ -35,6 +36,11 @@ _ENTRY_PORT = re.compile(
     r'.*(?<!!) -p (\w+) (?:-m comment --comment (?:"[^"\\]*"|[^" ]+) )?-m \1 --dport (\d{1,5}) '
     r"(?:-m nfacct --nfacct-name +\S+ )?-j (KUBE-[A-Z]+(?:-[A-Z]+|-[A-Z0-9]{16})?)\Z"
 )
+_PLAIN_ENTRY = re.compile(
+    r'-A KUBE-SERVICES -d [0-9a-f.:]+/\d+ -p (\w+) -m comment --comment (?:"[^"\\]*"|[^" ]+) -m \1 --dport (\d{1,5}) '
+    r"-j (KUBE-(?:SVC|EXT)-[A-Z0-9]{16})\Z"
+)
+"""The usual form of what the other one takes."""
 _INTO_OWN = re.compile(r" -[jg] KUBE-(?:SVC|SVL|EXT|XLB|FW|SEP)-")
 _NETWORK = re.compile(r"-A \S+ (?:! )?-[sd] (\S+) -p ")
 _MOST_OUTER = 4
@@ -58,8 +64,7 @@ class Template:
         return len(cone.values) == self.count and self.text % self.pick(cone.values) == cone.text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cone:
+class Cone(NamedTuple):
     """The rules that belong to one Service port, and what stands in them."""
 
     text: str
@@ -67,15 +72,14 @@ class Cone:
     """Its names and addresses, each once; the ports that are dialled come last."""
     ports: int
     """How many of the values are ports."""
-    ips: tuple[str, ...]
-    destinations: tuple[str, ...]
+    ips: Sequence[str]
+    destinations: Sequence[str]
     """The endpoints' addresses, and addresses with port, in the order of the rules."""
     more: object = ()
     """What else of the node's rules is about it: how many rules that catch everything stand before each entry, for one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(NamedTuple):
     """A Service port as the API has it."""
 
     addresses: tuple[str, ...]
@@ -87,7 +91,8 @@ class Ask:
     node_port: int
     names: str
     """`namespace/name:port` as comments spell it."""
-    count: int
+    endpoints: int
+    """How many there are."""
     affinity: int | None
     local: frozenset[str] = frozenset()
     """The endpoints, as address and port, that run on the node; noted only where that makes a difference."""
@@ -102,7 +107,8 @@ class Models:
 
     @staticmethod
     def _key(key: object, cone: Cone) -> object:
-        return key, len(cone.values), cone.text.count("\n")
+        # A large cluster's rules have comments or not, by when they were written; that need not be tried.
+        return key, len(cone.values), cone.text.count(" --comment ")
 
     def of(self, key: object, cone: Cone) -> str | None:
         """The model with this key that has the same rules, by its Service; None when there is none."""
@@ -111,6 +117,8 @@ class Models:
     def learn(self, key: object, cone: Cone, owner: str) -> None:
         """Take a port of a Service that was walked and found right as a model."""
         templates = self._templates.setdefault(self._key(key, cone), [])
+        if any(template.fits(cone) for template in templates):
+            return  # another port of the same Service has taught it
         if len(templates) < _MOST_MODELS and (template := self._make(cone)) is not None:
             template.owner = owner
             templates.append(template)
@@ -118,11 +126,13 @@ class Models:
 
 def cells_of(cells: Cells, cone: Cone, ask: Ask) -> object | None:
     """In which cells the addresses and ports of a Service port lie; None when one of them is pinned."""
-    asked = tuple([cells.cell(number(address)) for address in ask.addresses])
-    ips = tuple([cells.cell(number(ip)) for ip in cone.ips])
-    ports = tuple([cells.port_cell_of(where[where.rfind(":") + 1 :]) for where in cone.destinations])
-    dialled = (cells.port_cell(ask.port), cells.port_cell(ask.node_port) if ask.node_port else ())
-    if None in asked or None in ips or None in ports or None in dialled:
+    asked = tuple([cells.cell_of(address) for address in ask.addresses])
+    ips = cells.cells_of(cone.ips)
+    numbers = [destination[destination.rfind(":") + 1 :] for destination in cone.destinations]
+    # Nearly always all are sent to one port; where they are not, which is sent where is in the order of the endpoints.
+    ports = tuple([cells.port_cell_of(number_) for number_ in (numbers if len(set(numbers)) > 1 else numbers[:1])])
+    dialled = (cells.port_cell_of(str(ask.port)), cells.port_cell_of(str(ask.node_port)) if ask.node_port else ())
+    if None in asked or ips is None or None in ports or None in dialled:
         return None
     return asked, ips, ports, dialled
 
@@ -130,7 +140,7 @@ def cells_of(cells: Cells, cone: Cone, ask: Ask) -> object | None:
 class Entries:
     """The rules that lead to Services' chains, by the address or the node port that they ask for."""
 
-    def __init__(self, nat: Mapping[str, list[str]]) -> None:
+    def __init__(self, nat: Chains) -> None:
         self.addresses: dict[str, list[tuple[int, str]]] = {}
         """Address -> (how many rules that catch everything stand before it, rule) in their order."""
         self.ports: dict[int, list[tuple[int, str]]] = {}
@@ -181,23 +191,25 @@ class Twins:
     def __init__(self, rules: IptablesRules, *, cells: Sequence[Ranges], local: Ranges) -> None:
         self._width = "/128" if rules.family == 6 else "/32"
         self._v6 = rules.family == 6
-        self._nat: Mapping[str, list[str]] = rules.tables["nat"].chains if "nat" in rules.tables else {}
+        nat = rules.tables["nat"].chains if "nat" in rules.tables else Chains({})
+        self._texts: Mapping[str, str] = nat.texts
         self.cells = Cells((*cells, local))
         self.models = Models(_template)
-        self.entries = Entries(self._nat)
+        self.entries = Entries(nat)
         self.at_node = False
         """Whether an address of the node itself has an entry, before those of the node ports."""
         try:
-            self.usable = "KUBE-SERVICES" in self._nat and self._read_rest(rules, local) and self.cells.few
+            self.usable = "KUBE-SERVICES" in nat and self._read_rest(rules, local) and self.cells.few
         except (IndexError, ValueError):
             self.usable = False  # a rule that iptables would not print: whoever walks it says so
 
     def _read_rest(self, rules: IptablesRules, local: Ranges) -> bool:
         """Collect what other rules ask for; False when one asks for something that this cannot weigh."""
         for table in rules.tables.values():
-            for chain, lines in table.chains.items():
+            for chain in table.chains:
                 if chain.startswith(OWN):
                     continue
+                lines = table.chains[chain]
                 entries = table.name == "nat" and chain == "KUBE-SERVICES"
                 by_port = table.name == "nat" and chain == "KUBE-NODEPORTS"
                 for rule in lines:
@@ -223,7 +235,7 @@ class Twins:
 
     def cone(self, ask: Ask) -> Cone | None:
         """The rules of one Service port; None when they do not have the usual build."""
-        count = ask.count
+        count = ask.endpoints
         chain = outer = None
         parts: list[str] = []
         positions: list[int] = []
@@ -247,26 +259,28 @@ class Twins:
             outer = target
         if chain is None or not chain.startswith("KUBE-SVC-"):
             return None
+        texts = self._texts
         if outer is not None:
             # What the template holds of it: KUBE-EXT-… marks, and leads to the Service's chain and nowhere else.
-            lines = self._nat.get(outer)
-            if lines is None or not outer.startswith("KUBE-EXT-") or len(lines) > _MOST_OUTER:
+            rules = texts.get(outer)
+            if rules is None or not outer.startswith("KUBE-EXT-") or rules.count("\n") > _MOST_OUTER:
                 return None
-            parts.extend(lines)
-        lines = self._nat.get(chain)
-        if lines is None or len(lines) < count:
+            parts.append(rules)
+        rules = texts.get(chain)
+        if rules is None:
             return None
-        ends = [line[line.rfind(" ") + 1 :] for line in lines[len(lines) - count :]]
-        if len(set(ends)) != count:
+        parts.append(rules)
+        lines = rules.split("\n")
+        ends = [line[line.rfind(" ") + 1 :] for line in lines[-count - 1 : -1]]
+        if len(ends) != count or len(set(ends)) != count:
             return None
-        destinations = []
-        parts.extend(lines)
-        for end in ends:
-            endpoint = self._nat.get(end)
-            if endpoint is None or len(endpoint) != 2 or not end.startswith("KUBE-SEP-"):
-                return None
-            parts.extend(endpoint)
-            destinations.append(endpoint[1][endpoint[1].rfind(" ") + 1 :])
+        endpoints = "".join([texts.get(end, "") for end in ends if end.startswith("KUBE-SEP-")])
+        parts.append(endpoints)
+        sent = endpoints.split(" --to-destination ")
+        if len(sent) != count + 1 or endpoints.count("\n") != 2 * count:
+            return None
+        del sent[0]
+        destinations = [rest[: rest.find("\n")] for rest in sent]
         if len(set(destinations)) != count:
             return None
         if self._v6:
@@ -275,10 +289,7 @@ class Twins:
             ips = [where[: where.find(":")] for where in destinations]
         ports = [str(ask.port)] + ([str(ask.node_port)] if ask.node_port else [])
         values = (*ask.addresses, chain, ask.names, *([outer] if outer else ()), *ends, *ips, *destinations, *ports)
-        return Cone(
-            text="\n".join(parts), values=values, ports=len(ports), ips=tuple(ips), destinations=tuple(destinations),
-            more=tuple(positions),
-        )  # fmt: skip
+        return Cone("".join(parts), values, len(ports), ips, destinations, tuple(positions))
 
     @staticmethod
     def _entry(
@@ -287,12 +298,12 @@ class Twins:
         """The chain that the entry rules for one address and port lead to; their lines go to `parts`."""
         chain = None
         for before, rule in entries:
-            found = _ENTRY_PORT.match(rule)
+            found = _PLAIN_ENTRY.match(rule) or _ENTRY_PORT.match(rule)
             if not found:
                 return None
             if found[1] != proto or int(found[2]) != port:
                 continue  # another port of the same address: it asks for that, so it never catches these packets
-            parts.append(rule)
+            parts.append(rule + "\n")
             if found[3] == "KUBE-MARK-MASQ":
                 continue
             if chain is not None and found[3] != chain:
@@ -306,7 +317,7 @@ class Twins:
         cells = cells_of(self.cells, cone, ask) if self.usable else None
         if cells is None:
             return None
-        here = tuple([where in ask.local for where in cone.destinations])
+        here = tuple([where in ask.local for where in cone.destinations]) if ask.local else ()
         return (ask.proto, ask.kinds, ask.affinity, cone.more, here, cells)
 
 

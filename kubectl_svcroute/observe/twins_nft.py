@@ -217,11 +217,11 @@ class NftTwins:
             if self._at_node or not _enter(self._node_port_verdicts, rows, "", ask.node_port, parts, chains):
                 return None
         sets: list[str] = []
-        if not _follow(table, chains, sets, parts, most=2 * ask.count + 4):
+        if not _follow(table, chains, sets, parts, most=2 * ask.endpoints + 4):
             return None
         text = "\n".join(parts)
         found = dict.fromkeys(_DESTINATION.findall(text))
-        if len(found) != ask.count:
+        if len(found) != ask.endpoints:
             return None
         made = []
         for name in sets:

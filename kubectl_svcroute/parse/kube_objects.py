@@ -6,10 +6,11 @@ versions is left to `expect/`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ParseError
 from ..model.cluster import (
@@ -26,21 +27,28 @@ from ..model.net import Protocol, canonical_ip, family_of
 from ..model.snapshot import ApiObjects
 from .proxy_config import Settings, settings_from_file, settings_from_flags, version_of
 
+if TYPE_CHECKING:
+    from ..model.raw_items import RawItems
+
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 SERVICE_LABEL = "kubernetes.io/service-name"
 
 
-def parse_cluster(api: ApiObjects) -> ClusterState:
-    """Everything that rules depend on. Raises ParseError, naming the object, for what no API server would return."""
+def parse_cluster(api: ApiObjects, *, only: frozenset[str] | None = None) -> ClusterState:
+    """Everything that rules depend on. `only`: the Services that are asked for; of the others just the names are read.
+
+    Raises ParseError, naming the object, for what no API server would return.
+    """
     for needed in ("services", "nodes"):
         if needed not in api.objects:
             raise ParseError(f"api/{needed}.json was not read, and nothing can be judged without it")
+    items = api.items("services")
+    if only is not None:
+        places = [place for place, (namespace, name) in enumerate(names_of(items)) if f"{namespace}/{name}" in only]
+        items = [items[place] for place in places]
     services = tuple(
-        sorted(
-            (_guard("Service", item, parse_service) for item in api.items("services")),
-            key=lambda s: (s.namespace, s.name),
-        )
+        sorted((_guard("Service", item, parse_service) for item in items), key=lambda s: (s.namespace, s.name))
     )
     slices = LazySlices(api.items("endpointslices"))
     legacy: dict[str, tuple[Slice, ...]] | None = None
@@ -71,41 +79,92 @@ def parse_cluster(api: ApiObjects) -> ClusterState:
     )
 
 
+def names_of(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(namespace, name) of each object of a List. Raises ParseError for one that has none."""
+    if not isinstance(items, list):
+        import msgspec  # noqa: PLC0415 - with a large List, which it has read
+
+        with contextlib.suppress(msgspec.ValidationError):  # as below, where the object is named
+            return [(head.metadata.namespace, head.metadata.name) for head in cast("RawItems", items).heads]
+    return [_guard("object", item, _name_of) for item in items]
+
+
+def _name_of(item: Mapping[str, Any]) -> tuple[str, str]:
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
 class LazySlices(Mapping[str, tuple[Slice, ...]]):
     """`namespace/name` of a Service -> its slices, parsed when they are asked for: one Service needs one of thousands."""
 
-    def __init__(self, items: Iterable[Mapping[str, Any]]) -> None:
-        self._raw: dict[str, list[Mapping[str, Any]]] = {}
+    def __init__(self, items: Sequence[Mapping[str, Any]]) -> None:
+        self._items = items
+        self._places: dict[str, list[int]] = {}
         self._parsed: dict[str, tuple[Slice, ...]] = {}
-        self.total = 0
-        for item in items:
-            key = _guard("EndpointSlice", item, _slice_of)
+        self._parse = self._parse_object
+        for place, key in enumerate(self._keys()):
             if key:
-                self._raw.setdefault(key, []).append(item)
-                self.total += len(item.get("ports") or ()) * len(item.get("endpoints") or ())
+                self._places.setdefault(key, []).append(place)
+
+    def _keys(self) -> Iterator[str]:
+        """The Service of each item."""
+        if not isinstance(self._items, list):
+            from .raw_slices import heads, slice_of  # noqa: PLC0415 - of large Lists alone
+
+            items = cast("RawItems", self._items)
+            found = heads(items)
+            if found is not None:
+
+                def parse(place: int) -> Slice:
+                    try:
+                        return slice_of(items.texts[place])
+                    except ValueError:
+                        return self._parse_object(place)  # what is wrong with it is said there
+
+                self._parse = parse
+                for head in found:
+                    yield _owner(head.metadata.namespace, head.metadata.labels or {}, head.type)
+                return
+        for item in self._items:
+            yield _guard("EndpointSlice", item, _slice_of)
+
+    def total(self) -> int:
+        """Endpoints of all Service ports together, as kube-proxy counts them for its large-cluster mode."""
+        places = (place for its in self._places.values() for place in its)
+        return sum(_guard("EndpointSlice", self._items[place], _size_of) for place in places)
 
     def __getitem__(self, key: str) -> tuple[Slice, ...]:
         found = self._parsed.get(key)
         if found is None:
-            pieces = (_guard("EndpointSlice", item, _slice) for item in self._raw[key])
-            found = self._parsed[key] = tuple(sorted(pieces, key=lambda s: s.name))
+            pieces = [self._parse(place) for place in self._places[key]]
+            found = self._parsed[key] = tuple(sorted(pieces, key=lambda s: s.name) if len(pieces) > 1 else pieces)
+        return found
+
+    def _parse_object(self, place: int) -> Slice:
+        found: Slice = _guard("EndpointSlice", self._items[place], _slice)
         return found
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._raw)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._raw)
+        return len(self._places)
 
 
 def _slice_of(item: Mapping[str, Any]) -> str:
     """The Service that a slice belongs to; empty for one that kube-proxy ignores."""
     meta = item["metadata"]
-    labels = meta.get("labels") or {}
+    return _owner(meta["namespace"], meta.get("labels") or {}, item.get("addressType"))
+
+
+def _owner(namespace: str, labels: Mapping[str, str], kind: str | None) -> str:
     service = labels.get(SERVICE_LABEL)
-    if not service or HEADLESS_LABEL in labels or item.get("addressType") not in ("IPv4", "IPv6"):
+    if not service or HEADLESS_LABEL in labels or kind not in ("IPv4", "IPv6"):
         return ""
-    return f"{meta['namespace']}/{service}"
+    return f"{namespace}/{service}"
+
+
+def _size_of(item: Mapping[str, Any]) -> int:
+    return len(item.get("ports") or ()) * len(item.get("endpoints") or ())
 
 
 def _guard(kind: str, item: Any, parse: Any) -> Any:

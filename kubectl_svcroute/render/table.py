@@ -14,7 +14,7 @@ from ..model.patterns import pattern
 from ..model.report import EndpointRow, Report, ServiceRow
 from . import RenderOptions, probe_table
 from .codes import label_of
-from .text import MARKS, Paint, StandIns, clean, listed, pad, percent, plural, to_ascii, width, wrap
+from .text import MARKS, Paint, StandIns, clean, listed, percent, plural, to_ascii, width, wrap
 from .view import (
     NOT_AN_ENDPOINT,
     Doubt,
@@ -28,8 +28,11 @@ from .view import (
 )
 
 _GAP = 3
-SMALL = 64
-"""Up to so many rows are padded here, into the lines that tabulate would make: to load it takes as long as to load click."""
+SMALL, LONG = 64, 1000
+"""Up to so many rows, and above so many, are padded here, into the lines that tabulate would make.
+
+To load it takes as long as to load click, and of thousands of rows it looks into each cell many times.
+"""
 
 NODE_COLUMNS = 12
 """Above so many nodes their columns fold into one."""
@@ -134,20 +137,21 @@ def _lines(table: _Table, show: _Show, *, indent: str = "") -> Iterator[str]:
     rows = table.rows if show.options.no_headers else [table.heads, *table.rows]
     if not rows:
         return
-    for line in (padded if len(rows) <= SMALL else tabulated)(rows):
+    for line in (tabulated if SMALL < len(rows) <= LONG else padded)(rows):
         yield f"{indent}{line}".rstrip() + "\n"
 
 
 def padded(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Left-aligned columns of few rows."""
+    """Left-aligned columns."""
     cells = [[cell.strip() for cell in row] for row in rows]
-    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        yield (" " * _GAP).join(map(pad, row, widths))
+    widths = [[width(cell) for cell in column] for column in zip(*cells, strict=True)]
+    rooms = [max(column) for column in widths]
+    for row, taken in zip(cells, zip(*widths, strict=True), strict=True):
+        yield (" " * _GAP).join([f"{cell}{' ' * (room - wide)}" for cell, room, wide in zip(row, rooms, taken, strict=True)])
 
 
 def tabulated(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The same of many."""
+    """The same, where it is worth loading tabulate."""
     from tabulate import DataRow, TableFormat, tabulate  # noqa: PLC0415 - see SMALL
 
     line = DataRow("", " " * _GAP, "")

@@ -16,12 +16,17 @@ from typing import Any
 import pytest
 from captured import CAPTURES, capture
 
+from kubectl_svcroute.audit import audit
+from kubectl_svcroute.collect import archive
 from kubectl_svcroute.collect.archive import eks_bundle_files, load_snapshot
 from kubectl_svcroute.collect.limits import Limits
 from kubectl_svcroute.collect.saving import save_snapshot
 from kubectl_svcroute.errors import SnapshotError
 from kubectl_svcroute.model.report import Unverified
 from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump, NodeHandle, Snapshot, Unreachable
+from kubectl_svcroute.partial import fingerprint_of
+from kubectl_svcroute.render import render
+from kubectl_svcroute.selection import Selection
 
 Member = tuple[tarfile.TarInfo, bytes]
 
@@ -589,3 +594,47 @@ def test_names_from_a_cluster_stay_in_their_folder(tmp_path: Path, make: Callabl
     with pytest.raises(SnapshotError, match="is no name"):
         save_snapshot(in_memory(make()), tmp_path / "in/s")
     assert not list((tmp_path / "in").iterdir())
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_large_lists_say_what_small_ones_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that stay text until they are asked for are the same items; and the audit by them is the same audit."""
+    small = load_snapshot(capture(name))
+    monkeypatch.setattr(archive, "_LARGE", 0)
+    large = load_snapshot(capture(name))
+    assert small.api.objects.keys() == large.api.objects.keys()
+    for key in archive.API_LISTS:
+        assert not isinstance(large.api.items(key), list) or not large.api.items(key)
+        assert list(large.api.items(key)) == list(small.api.items(key))
+    assert fingerprint_of(large.api) == fingerprint_of(small.api)
+    services = sorted(f"{i['metadata']['namespace']}/{i['metadata']['name']}" for i in small.api.items("services"))
+    for asked in (None, frozenset(services[:1]), frozenset(services[1:3])):
+        reports = [render(audit(s.api, s.outcomes(), Selection(services=asked)), "json") for s in (small, large)]
+        assert reports[0] == reports[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"kind": "ServiceList", "items": [{"metadata": {"name": "a"}]}',
+        '{"kind": "ServiceList", "items": [{"kind": "Pod", "metadata": {"name": "a"}}]}',
+        '{"kind": "PodList", "items": [{"metadata": {"name": "a"}}]}',
+        '{"kind": "Service", "metadata": {"name": "a"}}',
+        '{"kind": "ServiceList", "items": [1]}',
+        '{"kind": "ServiceList"}',
+        "[]",
+        "",
+    ],
+)
+def test_what_is_wrong_with_a_large_list_is_said_as_for_a_small_one(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the letter."""
+    place = folder(tmp_path, {"api/services.json": text})
+    said = []
+    for limit in (1 << 18, 0):
+        monkeypatch.setattr(archive, "_LARGE", limit)
+        with pytest.raises(SnapshotError) as caught:
+            load_snapshot(place)
+        said.append(str(caught.value))
+    assert said[0] == said[1]

@@ -1,0 +1,141 @@
+"""EndpointSlices of a large List, decoded straight into what rules depend on.
+
+The objects of a List that is kept as text (`model/raw_items.py`) go past the dictionaries of `kube_objects`: a slice is
+decoded when its Service is looked at, and of its endpoints no more than their addresses is made until somebody asks for one.
+Whatever does not have the shape that an API server gives it is left to `kube_objects`, which says what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from ..model.cluster import Endpoint, EndpointPort, PlainEndpoints, Slice
+from ..model.lazy import Lazy
+from ..model.net import Protocol, canonical_ip
+from ..model.raw_items import Metadata, RawItems
+
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
+_CANONICAL = re.compile(f"{_IPV4}(?: {_IPV4})*")
+"""IPv4 addresses that need no other spelling, and blanks between them."""
+
+
+class _Conditions(msgspec.Struct, frozen=True, gc=False):
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class _Target(msgspec.Struct, frozen=True, gc=False):
+    kind: str | None = None
+    name: str | None = None
+
+
+class _For(msgspec.Struct, frozen=True, gc=False):
+    name: str
+
+
+class _Hints(msgspec.Struct, frozen=True, gc=False):
+    for_zones: tuple[_For, ...] | None = msgspec.field(name="forZones", default=None)
+    for_nodes: tuple[_For, ...] | None = msgspec.field(name="forNodes", default=None)
+
+
+class _Endpoint(msgspec.Struct, frozen=True, gc=False):
+    addresses: tuple[str, ...] | None = None
+    conditions: _Conditions | None = None
+    hints: _Hints | None = None
+    node: str | None = msgspec.field(name="nodeName", default=None)
+    zone: str | None = None
+    target: _Target | None = msgspec.field(name="targetRef", default=None)
+
+
+class _Port(msgspec.Struct, frozen=True, gc=False):
+    name: str | None = None
+    protocol: str | None = None
+    port: int | None = None
+
+
+class _Slice(msgspec.Struct, frozen=True, gc=False):
+    metadata: Metadata
+    type: str = msgspec.field(name="addressType")
+    endpoints: tuple[_Endpoint, ...] | None = None
+    ports: tuple[_Port, ...] | None = None
+
+
+class SliceHead(msgspec.Struct, frozen=True, gc=False):
+    """What tells whose slice it is."""
+
+    metadata: Metadata
+    type: str = msgspec.field(name="addressType")
+
+
+def heads(items: RawItems) -> list[SliceHead] | None:
+    """The heads of slices; None when one has another shape than an API server gives it."""
+    try:
+        found = items.as_type(SliceHead)
+    except msgspec.ValidationError:
+        return None
+    return found if all(head.metadata.name and head.metadata.namespace for head in found) else None
+
+
+_SLICE = msgspec.json.Decoder(_Slice)
+
+
+def slice_of(text: msgspec.Raw) -> Slice:
+    """One slice. Raises ValueError (msgspec.ValidationError is one) for another shape."""
+    found = _SLICE.decode(text)
+    ports = tuple(
+        [
+            EndpointPort(port.name or "", Protocol(port.protocol or "TCP"), port.port)
+            for port in found.ports or ()
+            # As in kube_objects: a nil or zero port is skipped.
+            if port.port
+        ]
+    )
+    endpoints = [one for one in found.endpoints or () if one.addresses]
+    addresses = [one.addresses[0] for one in endpoints if one.addresses]
+    if not _CANONICAL.fullmatch(" ".join(addresses)):
+        addresses = [canonical_ip(address) for address in addresses]
+    plain = True
+    for one in endpoints:
+        if one.hints is not None or (one.conditions is not None and one.conditions.ready is False):
+            plain = False
+    return Slice(
+        name=found.metadata.name,
+        family=4 if found.type == "IPv4" else 6,
+        ports=ports,
+        # Decoded again by whoever asks: tens of thousands of endpoints are not kept for nobody.
+        endpoints=Lazy(lambda: _endpoints(text)) if plain else _endpoints(text),
+        plain=PlainEndpoints(addresses, [one.node for one in endpoints]) if plain else None,
+    )
+
+
+def _endpoints(text: msgspec.Raw) -> list[Endpoint]:
+    return [_endpoint(one, canonical_ip(one.addresses[0])) for one in _SLICE.decode(text).endpoints or () if one.addresses]
+
+
+_NO_CONDITIONS = _Conditions()
+_NO_TARGET = _Target()
+_NO_HINTS = _Hints()
+
+
+def _endpoint(found: _Endpoint, address: str) -> Endpoint:
+    conditions, target, hints = found.conditions or _NO_CONDITIONS, found.target or _NO_TARGET, found.hints or _NO_HINTS
+    return Endpoint(
+        address,
+        conditions.ready is not False,
+        conditions.serving is not False,
+        bool(conditions.terminating),
+        found.node,
+        found.zone,
+        _names(hints.for_zones),
+        _names(hints.for_nodes),
+        target.name if target.kind == "Pod" else None,
+    )
+
+
+def _names(found: Sequence[_For] | None) -> tuple[str, ...] | None:
+    return tuple([one.name for one in found]) if found else None
