@@ -15,6 +15,7 @@ THIRD_PARTY = {
     "kubernetes": {"collect/kube.py", "collect/pod_exec.py"},
     "paramiko": {"collect/ssh.py"},
     "tabulate": {"render/table.py"},
+    "msgspec": {"collect/large_list.py", "model/raw_items.py", "parse/raw_slices.py", "parse/kube_objects.py"},
 }
 
 
