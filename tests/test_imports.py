@@ -15,7 +15,9 @@ THIRD_PARTY = {
     "kubernetes": {"collect/kube.py", "collect/pod_exec.py"},
     "paramiko": {"collect/ssh.py"},
     "tabulate": {"render/table.py"},
-    "msgspec": {"collect/large_list.py", "model/raw_items.py", "parse/raw_slices.py", "parse/kube_objects.py"},
+    "msgspec": {
+        "collect/large_list.py", "model/raw_items.py", "parse/kube_objects.py", "parse/nft_large.py", "parse/raw_slices.py",
+    },
 }
 
 

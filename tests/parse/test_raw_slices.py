@@ -93,7 +93,7 @@ def test_odd_objects_are_judged_alike(data: st.DataObject) -> None:
         if isinstance(target, dict) and data.draw(st.booleans()):
             del target[path[-1]]
         else:
-            target[path[-1]] = data.draw(st.sampled_from(ODD))
+            target[path[-1]] = copy.deepcopy(data.draw(st.sampled_from(ODD)))
     results = []
     for given_ in (items, raw(items)):
         try:
