@@ -291,6 +291,8 @@ class Hairpins:
             return None
         _, ips, ports, _ = cast("tuple[object, Sequence[object], Sequence[object], object]", cells)
         count: dict[object, int] = {}
+        many = len(cone.destinations)
+        ips, ports = (cells if len(cells) == many else [*cells] * many for cells in (ips, ports))  # one cell stands for all
         for where, ip, port in zip(cone.destinations, ips, ports, strict=True):
             kind = (ip, port, where in local, where in own)
             count[kind] = min(count.get(kind, 0) + 1, 2)
