@@ -32,9 +32,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import many  # noqa: E402 - it is in tests/
 
+from kubectl_svcroute.commands.completion import NAME as COMPLETER  # noqa: E402
+from kubectl_svcroute.commands.completion import SHIM  # noqa: E402
 from kubectl_svcroute.demo import DEMO  # noqa: E402
 
-PROGRAM = str(Path(sys.executable).parent / "kubectl-svcroute")
+PROGRAM = Path(sys.executable).with_name("kubectl-svcroute")
 PYTHON = sys.executable
 NAMES = {"iptables": "v1.36-iptables-5000x10", "nftables": "v1.36-nftables-5000x10"}
 
@@ -140,6 +142,20 @@ class Bench:
                     os.link(file, node / file.name)
         return target
 
+    def installed(self) -> Path:
+        """Where the programs are of an installation as users have it, in an environment of its own.
+
+        An editable one, as developers have, loads a dozen modules at every start of Python there, with the program or without.
+        """
+        place = self.folder / "installed"
+        python = place / "bin" / "python"
+        if not python.exists():
+            subprocess.run([PYTHON, "-m", "venv", place], check=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", ROOT], check=True)
+        else:
+            subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", ROOT], check=True)
+        return place / "bin"
+
     # ---- measuring ------------------------------------------------------------------------------------------------------
 
     def pair(self, row: Row, one: Callable[[], Cost], other: Callable[[], Cost]) -> Row:
@@ -153,7 +169,7 @@ class Bench:
 
     def audit(self, snapshot: Path, *words: str) -> Cost:
         """One run of the program over a snapshot. (Status 3: not every node that the API lists is in it.)"""
-        return run([PROGRAM, "--snapshot", str(snapshot), *words], fine=(0, 1, 3))
+        return run([str(PROGRAM), "--snapshot", str(snapshot), *words], fine=(0, 1, 3))
 
 
 def _node(model: dict[str, Any], name: str, number: int) -> dict[str, Any]:
@@ -272,24 +288,29 @@ def _one(bench: Bench) -> list[Row]:
 
 def _start(bench: Bench) -> list[Row]:
     many_ = Bench(bench.folder, bench.captures, bench.pairs * 7, bench.count)
-    click = [PYTHON, "-c", "import click"]
-    helping = Row("start: --help", "python -c 'import click'", 1.5)
-    rows = [many_.pair(helping, lambda: run([PROGRAM, "--help"]), lambda: run(click))]
-    row = Row("start: a completion", "python -c 'import click'", 1.5)
-    completer = Path(PROGRAM).with_name("kubectl_complete-svcroute")
-    if completer.exists():
-        rows.append(many_.pair(row, lambda: run([str(completer), "--no"], fine=(0, 1)), lambda: run(click)))
-    else:
-        row.note = "not measured: kubectl_complete-svcroute is not installed"
-        rows.append(row)
+    programs = bench.installed()
+    python, program = str(programs / "python"), str(programs / PROGRAM.name)
+    click = [python, "-c", "import click"]
+    row = Row("start: --help", "python -c 'import click'", 1.5)
+    rows = [many_.pair(row, lambda: run([program, "--help"]), lambda: run(click))]
+    completer = str(programs / COMPLETER)
+    for what, words in (("a flag", ["--no"]), ("a format", ["-o", ""]), ("a subcommand", ["snapshot", ""])):
+        row = Row(f"start: completing {what}", "python -c 'import click'", 1.5)
+        rows.append(many_.pair(row, lambda: run([completer, *words]), lambda: run(click)))  # noqa: B023
+    krew = bench.folder / COMPLETER
+    krew.write_text(SHIM.replace(f"exec {PROGRAM.name}", f"exec {program}"), encoding="utf-8")
+    krew.chmod(0o755)
+    row = Row("start: one through krew's file", "python -c 'import click'", 1.5)
+    rows.append(many_.pair(row, lambda: run([str(krew), "--no"]), lambda: run(click)))
     small = bench.folder / "demo"
     if not small.is_dir():
         small.mkdir()
         with tarfile.open(DEMO) as archive:
             archive.extractall(small, filter="data")
-    plain = [PYTHON, "-c", "import click, json"]
+    plain = [python, "-c", "import click, json"]
     row = Row("start: kuard on a small snapshot", "python -c 'import click, json'", 3.0)
-    rows.append(many_.pair(row, lambda: many_.audit(small, "kuard"), lambda: run(plain)))
+    kuard = [program, "--snapshot", str(small), "kuard"]
+    rows.append(many_.pair(row, lambda: run(kuard, fine=(1,)), lambda: run(plain)))
     return rows
 
 

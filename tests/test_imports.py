@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,57 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("[]")
+
+
+_LOADED = """if 1:
+    import sys, click, json
+    before = set(sys.modules)
+    from kubectl_svcroute import cli
+    sys.argv = ["kubectl-svcroute", *sys.argv[1:]]
+    try: cli.main()
+    except SystemExit: pass
+    own = [vars(m) for name, m in sys.modules.items() if name.startswith("kubectl_svcroute.")]
+    dear = {c.__name__ for names in own for c in names.values() if isinstance(c, type) and "__dataclass_params__" in vars(c)}
+    print(json.dumps([sorted(set(sys.modules) - before), sorted(dear)]))
+"""
+_DEAR = {
+    "asyncio", "cryptography", "difflib", "email", "gzip", "html", "http", "importlib.metadata", "importlib.resources",
+    "kubernetes", "logging", "msgspec", "multiprocessing", "paramiko", "random", "socket", "ssl", "subprocess", "tabulate",
+    "tarfile", "tempfile", "urllib3", "wcwidth", "websocket", "xml", "yaml", "zipfile",
+}  # fmt: skip
+"""What costs milliseconds to load, each."""
+_OTHER_WAYS = {
+    "checks.flows", "checks.structure_nft", "collect.fanout", "collect.kube", "collect.packed", "collect.saving", "collect.ssh",
+    "live", "merge", "model.nft", "model.trace", "observe.nft_match", "observe.nftables", "observe.twins_nft", "parse.conntrack",
+    "parse.nft_json", "parse.nft_text", "partial", "render.html", "render.json_", "settling", "shard", "trace",
+}  # fmt: skip
+"""Modules for what a snapshot of iptables nodes in a folder has not: nftables, connections, archives, a cluster, parts."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "own"),
+    [
+        (["--help"], {"command_help", "command_options", "errors", "model.patterns", "startup", "cli", "model"}),
+        (["--snapshot", "FOLDER", "kuard"], None),
+    ],
+)
+def test_a_start_loads_what_it_needs(arguments: list[str], own: set[str] | None, tmp_path: Path) -> None:
+    """Neither help nor a check of one Service loads a dear library, or modules for other ways than the one that it goes.
+
+    And no class that is made at start is the standard library's kind, of which each costs a millisecond (model/records.py).
+    """
+    from kubectl_svcroute.options import DEMO
+
+    with tarfile.open(DEMO) as archive:
+        archive.extractall(tmp_path, filter="data")
+    words = [str(tmp_path) if word == "FOLDER" else word for word in arguments]
+    done = subprocess.run([sys.executable, "-c", _LOADED, *words], capture_output=True, text=True, check=True)
+    loaded, dear = json.loads(done.stdout.splitlines()[-1])
+    assert not {name for name in loaded if name in _DEAR or name.partition(".")[0] in _DEAR}
+    mine = {name.removeprefix("kubectl_svcroute.") for name in loaded if name.startswith("kubectl_svcroute.")}
+    assert not mine & _OTHER_WAYS
+    assert all((PACKAGE / f"{name.replace('.', '/')}.py").is_file() for name in _OTHER_WAYS), "renamed: name it here as it is"
+    assert not {name for name in mine if name.partition(".")[0] in ("probe", "commands")}
+    assert own is None or mine <= own
+    assert own is not None or {"audit", "render.table"} <= mine, "the check did not run"
+    assert dear == []
