@@ -69,6 +69,8 @@ class Difference(NamedTuple):
 class Reference:
     """The first node of its kind, of one family."""
 
+    keeps_models: bool = False
+    """Whether it wants to know of Services that were walked, too."""
     rules: IptablesRules
     config: ProxyConfig
     view: NodeView

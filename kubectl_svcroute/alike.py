@@ -15,6 +15,7 @@ from .observe.twins import Ask, Cone, Twins
 
 if TYPE_CHECKING:
     from .again import Reference
+    from .again_nft import NftReference
     from .observe.twins_nft import NftTwins
 
 _CLUSTER = ("cluster",)
@@ -54,7 +55,7 @@ class Alike:
         self.external_ips = view.behaviour.external_ips
         self.ip_mode = view.behaviour.ip_mode
         self.view = view
-        self.reference: Reference | None = None
+        self.reference: Reference | NftReference | None = None
         """Where further nodes are to be held against this one: what they need to know of its Services."""
         self.me = view.node.name.strip().lower() if view.behaviour.hairpin_local_only else ""
         self.room = sum(high - low + 1 for low, high in view.pods)

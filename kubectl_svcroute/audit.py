@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from .again import Reference
 from .checks import structure
@@ -31,6 +32,9 @@ from .parse.iptables_save import parse_iptables_save
 from .parse.kube_objects import build_config, parse_cluster
 from .parse.proxy_config import settings_from_configz, settings_from_flags, version_of
 from .selection import Selection
+
+if TYPE_CHECKING:
+    from .again_nft import NftReference
 
 LARGE_CLUSTER = 1000
 """Endpoints from which on kube-proxy leaves out comments and defers deletions (kube-proxy-rules.md 3.15)."""
@@ -66,6 +70,8 @@ class Audit:
         """File -> what the first node had in it, for the further ones to be held against."""
         self.references: dict[int, Reference] = {}
         """Family -> the first node on which Services needed no walk."""
+        self.nft_references: dict[int, NftReference] = {}
+        """The same in nftables mode."""
 
     @cached_property
     def large(self) -> bool:

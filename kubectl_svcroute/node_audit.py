@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .again import Reference
@@ -21,6 +21,7 @@ from .checks.node import behind, health, parse_sysctl, sysctls
 from .checks.observation import Observation, Unsure
 from .checks.rollup import roll_up
 from .errors import ParseError
+from .expect.endpoints import plain_backends
 from .expect.names import endpoint_hash, nft_endpoint, service_hash
 from .expect.routes import (
     LOOPBACK,
@@ -56,6 +57,7 @@ from .parse.mode import node_mode
 from .parse.proxy_metrics import sync_state
 
 if TYPE_CHECKING:
+    from .again_nft import Difference, NftReference
     from .audit import Audit
     from .checks import structure_nft
     from .model.flow import Flow
@@ -133,6 +135,7 @@ class NodeAudit:
         self.mode = ""
         self.sync: SyncState | None = None
         self.flows: dict[int, list[Flow]] = {}
+        self._nft_parsed: NftRules | None = None
 
     def judge(self) -> NodeResult:
         """The way of one node, from its files to its findings."""
@@ -198,13 +201,12 @@ class NodeAudit:
         text = self.dump.files.get("nft-tables.json")
         if text is None:
             return
-        from .parse.nft_json import parse_nft_json  # noqa: PLC0415 - nftables' modules load where a node has such rules
-        from .parse.nft_tables import foreign_tables  # noqa: PLC0415
+        from .parse.nft_tables import foreign_tables  # noqa: PLC0415 - nftables' modules load where a node has such rules
 
         walked = [(family, "kube-proxy") for family in ("ip", "ip6")]
-        if (dumped := self.dump.files.get("nft-ruleset.json")) is not None:
+        if "nft-ruleset.json" in self.dump.files:
             try:
-                walked += list(parse_nft_json(dumped, source="nft-ruleset.json").tables)
+                walked += list(self._nft_json().tables)
             except ParseError:
                 return  # said where its rules are asked for
         printed = [f for f in (4, 6) if any(file in self.dump.files for file in (FILES[f], *_OTHERS[f]))]
@@ -350,7 +352,7 @@ class NodeAudit:
         differs = reference.compare(rules, self.changed[family], config, view) if reference is not None else None
         same = differs is not None and not differs.rules
         asker = self.asker(view, reference.hooks if reference and same else merge(base_chains(r) for r in sources))
-        alike = None
+        alike, made = None, None
         if reference is not None and differs is not None:
             stops = self._services_again(view, asker, landmarks, facts, reference, differs.touched)
         else:
@@ -358,7 +360,7 @@ class NodeAudit:
                 twins = Twins(rules, cells=(view.detector.pods, view.pod_networks), local=view.local)
                 alike = Alike(twins, view) if twins.usable else None
                 if alike is not None and family not in self.whole.references and self.changed.get(family) == frozenset():
-                    alike.reference = Reference(
+                    made = alike.reference = Reference(
                         rules=rules, config=config, view=view, entries=twins.entries, cells=twins.cells, hooks=asker.hooks
                     )
             stops = self._services(view, asker, landmarks, facts, alike)
@@ -382,10 +384,10 @@ class NodeAudit:
                 *structure.deleted_services(frame, self.whole.known),
             ]
             self.observations.extend(found)
-            if alike is not None and alike.reference is not None:
-                alike.reference.structural = found
-        if alike is not None and alike.reference is not None:
-            self.whole.references[family] = alike.reference
+            if made is not None:
+                made.structural = found
+        if made is not None:
+            self.whole.references[family] = made
 
     def _services(
         self, view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts, alike: Alike | None
@@ -409,6 +411,8 @@ class NodeAudit:
             right = self._walk(service, slices, view, asker, landmarks, facts, stops)
             if alike is not None and cones is not None and right:
                 alike.learn(service.key, cones)
+                if alike.reference is not None and alike.reference.keeps_models:
+                    alike.reference.add(service.key, cones, self.frontends[service.key])
         self._right_as_others(twins, view)
         return stops
 
@@ -454,7 +458,7 @@ class NodeAudit:
                 stops.add(service.key, expectation)
         return before == (len(self.observations), len(self.unsure))
 
-    def _take_over(self, right: set[str], reference: Reference, view: NodeView) -> None:
+    def _take_over(self, right: set[str], reference: Reference | NftReference, view: NodeView) -> None:
         """Note what is known of Services that are right because they are on the first node."""
         there = node_port_addresses(reference.view) == node_port_addresses(view)
         for key in right:
@@ -516,17 +520,26 @@ class NodeAudit:
 
     # ---- nftables mode ----------------------------------------------------------------------------------------------
 
+    def _nft_json(self) -> NftRules:
+        """What `nft -j` printed. Raises ParseError."""
+        from .parse.nft_json import parse_nft_json  # noqa: PLC0415 - as above
+
+        if self._nft_parsed is None:
+            first = next(iter(self.whole.nft_references.values()), None)
+            like = first.rules if first is not None else None
+            self._nft_parsed = parse_nft_json(self.dump.files["nft-ruleset.json"], source="nft-ruleset.json", like=like)
+        return self._nft_parsed
+
     def _nft_rules(self) -> NftRules | None:
         """kube-proxy's tables, and whatever else stands in the same file; None (with the reason) when not readable."""
-        from .parse.nft_json import parse_nft_json  # noqa: PLC0415 - as above
-        from .parse.nft_text import parse_nft_text  # noqa: PLC0415
+        from .parse.nft_text import parse_nft_text  # noqa: PLC0415 - as above
 
-        for file, parse in (("nft-ruleset.json", parse_nft_json), ("nft-ruleset.txt", parse_nft_text)):
+        for file in ("nft-ruleset.json", "nft-ruleset.txt"):
             text = self.dump.files.get(file)
             if text is None:
                 continue
             try:
-                return parse(text, source=file)
+                return self._nft_json() if file == "nft-ruleset.json" else parse_nft_text(text, source=file)
             except ParseError as error:
                 self._cannot("SR902", f"{file}: {error}")
                 return None
@@ -535,7 +548,8 @@ class NodeAudit:
         return None
 
     def _nft(self, families: list[int], config: ProxyConfig, think: Behaviour) -> None:
-        from .checks import structure_nft  # noqa: PLC0415 - as above
+        from .again_nft import NftReference  # noqa: PLC0415 - as above
+        from .checks import structure_nft  # noqa: PLC0415
         from .observe.nftables import base_chains as nft_base_chains  # noqa: PLC0415
         from .observe.twins_nft import NftTwins  # noqa: PLC0415
 
@@ -550,6 +564,10 @@ class NodeAudit:
                 continue
             view = self.view(family, config, think)
             table = structure_nft.proxy_table(rules, family)
+            known = self.whole.nft_references.get(family) if self._worth_comparing() else None
+            reference, differs = known, None
+            if reference is not None:
+                differs = reference.compare(rules, others, config, view, self._endpoints_here(reference, view))
             facts = Facts(
                 services_programmed=structure_nft.services_programmed(table),
                 node_ports_programmed=structure_nft.node_ports_programmed(table),
@@ -560,13 +578,20 @@ class NodeAudit:
             )
             printed = {("ip" if family == 4 else "ip6", name) for other in others for name in other.tables}
             hooks = merge([nft_base_chains(rules, family, skip_tables=printed), *(base_chains(other) for other in others)])
-            alike = None
-            if self._worth_comparing():
-                cells = (view.detector.pods, view.pod_networks)
-                twins = NftTwins(rules, table, others, cells=cells, local=view.local)
-                alike = Alike(twins, view) if twins.usable else None
             asker = self.asker(view, hooks)
-            stops = self._services(view, asker, NFTABLES, facts, alike)
+            if reference is not None and differs is not None:
+                stops = self._nft_services_again(view, asker, facts, reference, differs)
+            else:
+                alike = None
+                if self._worth_comparing():
+                    cells = (view.detector.pods, view.pod_networks)
+                    twins = NftTwins(rules, table, others, cells=cells, local=view.local)
+                    alike = Alike(twins, view) if twins.usable else None
+                    if alike is not None and reference is None and table is not None:
+                        reference = alike.reference = NftReference(rules, table, others, config, view, twins.models)
+                stops = self._services(view, asker, NFTABLES, facts, alike)
+                if known is None and reference is not None:
+                    self.whole.nft_references[family] = reference
             self.observations.extend(_leftovers(others))
             if table is None:
                 continue  # every Service says so already
@@ -577,9 +602,67 @@ class NodeAudit:
             self.observations.extend(structure_nft.missing_stops(frame, stops))
             self.observations.extend(structure_nft.rejecting(frame))
             if self.whole.known is not None:
-                self.observations.extend(structure_nft.deleted_services(frame, self.whole.known))
-                self.observations.extend(structure_nft.cluster_ips(frame, self.whole.known))
+                self._nft_elements(frame, self.whole.known, reference)
                 self._unused_ports(frame, view, asker, self.whole.known)
+
+    def _nft_elements(
+        self, frame: structure_nft.NftFrame, known: structure.Known, reference: NftReference | None
+    ) -> None:
+        """What the elements of sets and maps alone decide: looked at once where they are those of the first node."""
+        from .checks import structure_nft  # noqa: PLC0415 - as above
+
+        for name, check in structure_nft.ELEMENTS.items():
+            named = frame.table.sets.get(name)
+            elements = named.elements if named is not None else ()
+            kept = reference.structural.get(name) if reference is not None else None
+            if kept is not None and kept[0] is elements:
+                self.observations.extend(kept[1])
+                continue
+            found = list(check(frame, name, known))
+            self.observations.extend(found)
+            if reference is not None and kept is None:
+                reference.structural[name] = (elements, found)
+
+    def _endpoints_here(self, reference: NftReference, view: NodeView) -> Mapping[str, set[str]]:
+        """Protocol -> the endpoints of twins on this node, as address and port, where that makes a difference."""
+        if not view.behaviour.hairpin_local_only:
+            return {}
+        if reference.local is None:
+            reference.local = {}
+            for service in self._programmed(view):
+                if service.key not in reference.twins:
+                    continue
+                slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
+                for port in service.ports:
+                    for where, node in zip(*(plain_backends(slices, port, view.family) or ((), ())), strict=True):
+                        by_protocol = reference.local.setdefault((node or "").lower(), {})
+                        by_protocol.setdefault(port.protocol.value.lower(), set()).add(where)
+        return reference.local.get(view.node.name.strip().lower(), {})
+
+    def _nft_services_again(
+        self, view: NodeView, asker: Asker, facts: Facts, reference: NftReference, differs: Difference
+    ) -> structure.Stops:
+        """Judge every Service on a further node: walk what differs, and of those that are alike one."""
+        stops = structure.Stops()
+        self._connections(view)
+        asked = {service.key: service for service in self._programmed(view)}
+
+        def walk(key: str) -> bool:
+            slices = self.whole.slices_of(asked[key], legacy=not view.behaviour.reads_slices)
+            return self._walk(asked[key], slices, view, asker, NFTABLES, facts, stops)
+
+        for key in asked:
+            if key not in reference.twins or key in differs.touched:
+                walk(key)
+        right: set[str] = set()
+        for first, *rest in differs.groups:
+            if walk(first):
+                right.update(rest)
+            else:
+                for key in rest:
+                    walk(key)
+        self._take_over(right, reference, view)
+        return stops
 
     def _unused_ports(self, frame: structure_nft.NftFrame, view: NodeView, asker: Asker, known: structure.Known) -> None:
         """Ask for a port that the lowest and the highest cluster IP do not have, from everybody."""

@@ -190,7 +190,7 @@ def compare(name: str, seed: int) -> None:
     assert isinstance(dump, NodeDump)
     node = changed(dump, rng)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nft_json, "LARGE", 0 if seed % 4 else sys.maxsize)  # as a large document is read
+        patch.setattr(nft_json, "LARGE", 0 if seed % 4 else sys.maxsize)
         quick, thorough = (judge.node(node) for judge in judges(name))
     assert told(quick) == told(thorough), f"{name}, seed {seed}"
 
@@ -226,6 +226,12 @@ def test_fresh_changes() -> None:
         compare((*MADE, *CAPTURES)[number % (2 + len(CAPTURES))], seed + number)
 
 
+@pytest.fixture(autouse=True)
+def _read_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rulesets of nftables are read as large ones are, where a test does not say otherwise."""
+    monkeypatch.setattr(nft_json, "LARGE", 0)
+
+
 # ---- a further node -------------------------------------------------------------------------------------------------------
 
 
@@ -257,17 +263,43 @@ def further(name: str) -> Audit:
     return judge
 
 
+def reordered_nft(text: str, rng: random.Random) -> str:
+    """The same chains, sets and elements in another order, with other handles."""
+    objects: list[dict[str, Any]] = json.loads(text)["nftables"]
+    sets = [o for o in objects if "set" in o or "map" in o]
+    chains = [o for o in objects if "chain" in o and not o["chain"].get("hook")]
+    rules: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for o in objects:
+        if "rule" in o:
+            rules.setdefault((o["rule"]["family"], o["rule"]["table"], o["rule"]["chain"]), []).append(o)
+    rest = [o for o in objects if o not in sets and o not in chains and "rule" not in o]
+    for thing in sets:
+        elements = thing.get("set", thing.get("map", {})).get("elem")
+        if isinstance(elements, list):
+            rng.shuffle(elements)
+    mixed = list(rules.values())
+    for several in (sets, chains, mixed):
+        rng.shuffle(several)
+    return re.sub(
+        r'"handle": \d+',
+        lambda _: f'"handle": {rng.randrange(1, 9999)}',
+        json.dumps({"nftables": [*rest, *sets, *chains, *(o for several in mixed for o in several)]}),
+    )
+
+
 def compare_further(name: str, seed: int) -> None:
     """A node with edited rules behind a healthy one, and a healthy one behind it: both as if each had been alone."""
     rng = random.Random(seed)
     healthy = snapshot(name).nodes[1].read()
     assert isinstance(healthy, NodeDump)
-    text = healthy.files["iptables-save.txt"]
+    nft = "nft-ruleset.json" in healthy.files
+    file, reorder, edit = ("nft-ruleset.json", reordered_nft, edited_nft) if nft else ("iptables-save.txt", reordered, edited)
+    text = healthy.files[file]
     if rng.random() < 0.5:
-        text = reordered(text, rng)
+        text = reorder(text, rng)
     if rng.random() < 0.8:
-        text = edited(text, rng)
-    node = replace(healthy, files={**healthy.files, "iptables-save.txt": text})
+        text = edit(text, rng)
+    node = replace(healthy, files={**healthy.files, file: text})
     _, thorough = judges(name)
     assert told(further(name).node(node)) == told(thorough.node(node)), f"{name}, seed {seed}: behind a healthy node"
     if seed % 4 == 0:
@@ -277,12 +309,12 @@ def compare_further(name: str, seed: int) -> None:
         assert told(judge.node(first)) == told(thorough.node(first)), f"{name}, seed {seed}: a healthy node behind it"
 
 
-def test_a_further_node_with_the_same_rules_is_not_walked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "made-iptables"
+@pytest.mark.parametrize(("name", "file"), [("made-iptables", "iptables-save.txt"), ("made-nftables", "nft-ruleset.json")])
+def test_a_further_node_with_the_same_rules_is_not_walked_again(name: str, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(3)
     healthy = snapshot(name).nodes[1].read()
     assert isinstance(healthy, NodeDump)
-    text = healthy.files["iptables-save.txt"]
+    text = healthy.files[file]
     judge = further(name)
     walked: list[str] = []
     walk = NodeAudit._walk
@@ -292,17 +324,17 @@ def test_a_further_node_with_the_same_rules_is_not_walked_again(monkeypatch: pyt
         return walk(self, service, *rest)
 
     monkeypatch.setattr(NodeAudit, "_walk", noted)
-    for changed_text in (text, reordered(text, rng)):
+    for changed_text in (text, (reordered_nft if "nft" in name else reordered)(text, rng)):
         walked.clear()
-        result = judge.node(replace(healthy, files={**healthy.files, "iptables-save.txt": changed_text}))
+        result = judge.node(replace(healthy, files={**healthy.files, file: changed_text}))
         assert not result.findings
-        assert len(walked) < 6
+        assert len(walked) < 8
         assert len(result.even) + len(walked) == len(judge.services)
         thorough = judges(name)[1].node(healthy)
         assert {k: sorted(v) for k, v in result.frontends.items()} == {k: sorted(v) for k, v in thorough.frontends.items()}
 
 
-@pytest.mark.parametrize("name", IPTABLES)
+@pytest.mark.parametrize("name", IPTABLES + NFTABLES)
 def test_a_further_node_is_judged_as_if_it_were_alone(name: str) -> None:
     """Whatever differs from the first node, in rules, in their order, or in what the node itself is."""
     for seed in range(16 if name in MADE else 4):
@@ -313,5 +345,5 @@ def test_a_further_node_with_fresh_changes() -> None:
     """Changes that nobody has tried before; the seed is printed."""
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seeds from {seed}")
-    for number in range(8):
-        compare_further("made-iptables", seed + number)
+    for number in range(12):
+        compare_further(MADE[number % 2], seed + number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ..model.net import canonical_ip
 from ..model.nft import Decide, Element, NftRules, NftTable, Reject, SetRef, VerdictMap
@@ -198,9 +198,9 @@ def missing_stops(frame: NftFrame, stops: Stops) -> Iterator[Observation]:
             )  # fmt: skip
 
 
-def cluster_ips(frame: NftFrame, known: Known) -> Iterator[Observation]:
+def cluster_ips(frame: NftFrame, name: str, known: Known) -> Iterator[Observation]:
     """From 1.30 the set cluster-ips holds every active cluster IP: packets to their unused ports are rejected by it."""
-    found = frame.table.sets.get("cluster-ips")
+    found = frame.table.sets.get(name)
     if found is None or frame.version < (1, 30):
         return
     held = {_address(element.key[0]) for element in found.elements if len(element.key) == 1}
@@ -213,36 +213,45 @@ def cluster_ips(frame: NftFrame, known: Known) -> Iterator[Observation]:
             )  # fmt: skip
 
 
-def deleted_services(frame: NftFrame, known: Known) -> Iterator[Observation]:
+def deleted_services(frame: NftFrame, name: str, known: Known) -> Iterator[Observation]:
     """Map elements for an address and port that no Service has."""
-    for name in ("service-ips", "no-endpoint-services", "firewall-ips"):
-        for element in _elements(frame.table, name):
-            if len(element.key) != 3:
-                continue
-            address, proto, port = _address(element.key[0]), _proto(element.key[1]), _port(element.key[2])
-            if address is None or port is None or (address, proto, port) in known.addresses:
-                continue
-            service = known.ips.get(address)
-            owner = service or _owner(element)
-            says = f"Service {service} has no such port" if service else "no Service of the API has it"
-            yield Observation(
-                code="SR411" if service else "SR501", node_wide=owner is None, service=owner, key=f"{address} {proto} {port}",
-                message=f"map {name} has {element.key[0]} port {port}/{proto.upper()}, and {says}",
-                evidence=(str(element),), place="fixed",
-            )  # fmt: skip
-    for name in ("service-nodeports", "no-endpoint-nodeports"):
-        for element in _elements(frame.table, name):
-            if len(element.key) != 2:
-                continue
-            proto, port = _proto(element.key[0]), _port(element.key[1])
-            if port is None or (proto, port) in known.node_ports:
-                continue
-            owner = _owner(element)
-            yield Observation(
-                code="SR501", node_wide=owner is None, service=owner, key=f"{proto} {port}",
-                message=f"map {name} has node port {port}/{proto.upper()}, and no Service of the API has it",
-                evidence=(str(element),), place="fixed",
-            )  # fmt: skip
+    for element in _elements(frame.table, name):
+        if len(element.key) != 3:
+            continue
+        address, proto, port = _address(element.key[0]), _proto(element.key[1]), _port(element.key[2])
+        if address is None or port is None or (address, proto, port) in known.addresses:
+            continue
+        service = known.ips.get(address)
+        owner = service or _owner(element)
+        says = f"Service {service} has no such port" if service else "no Service of the API has it"
+        yield Observation(
+            code="SR411" if service else "SR501", node_wide=owner is None, service=owner, key=f"{address} {proto} {port}",
+            message=f"map {name} has {element.key[0]} port {port}/{proto.upper()}, and {says}",
+            evidence=(str(element),), place="fixed",
+        )  # fmt: skip
+
+
+def deleted_node_ports(frame: NftFrame, name: str, known: Known) -> Iterator[Observation]:
+    """Map elements for a node port that no Service has."""
+    for element in _elements(frame.table, name):
+        if len(element.key) != 2:
+            continue
+        proto, port = _proto(element.key[0]), _port(element.key[1])
+        if port is None or (proto, port) in known.node_ports:
+            continue
+        owner = _owner(element)
+        yield Observation(
+            code="SR501", node_wide=owner is None, service=owner, key=f"{proto} {port}",
+            message=f"map {name} has node port {port}/{proto.upper()}, and no Service of the API has it",
+            evidence=(str(element),), place="fixed",
+        )  # fmt: skip
+
+
+ELEMENTS: dict[str, Callable[[NftFrame, str, Known], Iterator[Observation]]] = {
+    "service-ips": deleted_services, "no-endpoint-services": deleted_services, "firewall-ips": deleted_services,
+    "service-nodeports": deleted_node_ports, "no-endpoint-nodeports": deleted_node_ports, "cluster-ips": cluster_ips,
+}  # fmt: skip
+"""Set or map -> the check that its elements alone decide."""
 
 
 def idle_stops(frame: NftFrame, stops: Stops) -> Iterator[Observation]:

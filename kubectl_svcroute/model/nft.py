@@ -365,6 +365,9 @@ class PrintedRules(Protocol):
     def texts(self) -> list[str]:
         """The list of statements of each rule, as JSON."""
 
+    def printed(self) -> list[bytes]:
+        """The same, to be compared."""
+
 
 class LazyChains(Mapping[str, NftChain]):
     """The chains of a large table: their rules are cut out of the text when a chain is asked for."""
@@ -391,6 +394,13 @@ class LazyChains(Mapping[str, NftChain]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._printed
+
+    def differing(self, other: LazyChains) -> set[str]:
+        """The chains that one of both lacks, or whose rules were printed in another way."""
+        mine, its = self._printed, other._printed
+        found = mine.keys() ^ its.keys()
+        found.update(name for name, rules in mine.items() if name in its and rules.printed() != its[name].printed())
+        return found
 
     def printed(self, name: str) -> PrintedRules | None:
         """The rules of a chain as they were printed."""

@@ -98,7 +98,7 @@ class NftTwins:
             mine = found is table
             based = {chain.name for chain in found.based}
             for name in found.chains:
-                if mine and _is_own(name) and name not in based:
+                if mine and is_own(name) and name not in based:
                     continue
                 rules_ = found.chains[name].rules
                 if not all(self._weigh(statement, found, mine=mine) for rule in rules_ for statement in rule.statements):
@@ -251,24 +251,37 @@ class NftTwins:
         cells = cells_of(self.cells, cone, ask) if self.usable else None
         if cells is None:
             return None
-        kinds = self.hairpins.kinds(cone, ask.proto, ask.local, cells)
-        return NftKey((ask.proto, ask.kinds, ask.affinity, cone.more, cells), kinds) if kinds is not None else None
+        places = cast("Places", cells)
+        kinds = self.hairpins.kinds(cone, ask.proto, ask.local, places)
+        return NftKey((ask.proto, ask.kinds, ask.affinity, cone.more), places, kinds) if kinds is not None else None
+
+
+Places = tuple[tuple[int, ...], tuple[int, ...], tuple[object, ...], tuple[object, ...]]
+"""The cells of the addresses dialled, of the endpoints' addresses, of their ports (one for all, or one of each), and of the
+ports dialled."""
 
 
 class NftKey(NamedTuple):
     """What two Service ports must have in common beside their template."""
 
-    base: object
+    make: object
+    cells: Places
     kinds: Kinds
     """Which endpoints it has of those that are here, and of those that are in `hairpin-connections`."""
 
 
-Kinds = frozenset[tuple[object, int]]
-"""(cell of the address, cell of the port, is here, is in the set) -> 1, or 2 for more, of a port's endpoints.
+Kinds = tuple[int, ...] | frozenset[tuple[object, int]]
+"""How many endpoints a port has of each kind: none, 1, or 2 for more.
 
-No rule of a Service's own chains can ask for either. So it does not matter which endpoints these are: only that a model has
-one, or more than one, of each kind that the Service has, and no other kinds.
+A kind is where an endpoint's address and port lie, whether it is here, and whether it is in the set. No rule of a Service's own
+chains can ask for the last two. So it does not matter which endpoints these are: only that a model has one, or more than one,
+of each kind that the Service has, and no other kinds.
 """
+
+
+def count_kinds(both: int, only_set: int, only_here: int, rest: int) -> Kinds:
+    """The kinds of endpoints that all lie in one cell: here and in the set, or in one of the two, or in neither."""
+    return (min(both, 2), min(only_set, 2), min(only_here, 2), min(rest, 2))
 
 
 class Hairpins:
@@ -284,16 +297,24 @@ class Hairpins:
             found = self.own if source == address else self.odd
             found.setdefault(str(proto), set()).add(form % (address, port))
 
-    def kinds(self, cone: Cone, proto: str, local: Collection[str], cells: object) -> Kinds | None:
+    def kinds(self, cone: Cone, proto: str, local: Collection[str], cells: Places) -> Kinds | None:
         """The kinds of endpoints that a Service port has; None where one is odd."""
         own, odd = self.own.get(proto, ()), self.odd.get(proto)
         if odd and not odd.isdisjoint(cone.destinations):
             return None
-        _, ips, ports, _ = cast("tuple[object, Sequence[object], Sequence[object], object]", cells)
+        _, ips, ports, _ = cells
+        ends = cone.destinations
+        if len(ips) == len(ports) == 1:
+            mine = [where for where in ends if where in own]
+            both = sum(where in local for where in mine) if local else 0
+            here = len(local) - both  # those that are here are among the endpoints
+            return count_kinds(both, len(mine) - both, here, len(ends) - len(mine) - here)
+        if len(ips) == 1:
+            ips *= len(ends)
+        if len(ports) == 1:
+            ports *= len(ends)
         count: dict[object, int] = {}
-        many = len(cone.destinations)
-        ips, ports = (cells if len(cells) == many else [*cells] * many for cells in (ips, ports))  # one cell stands for all
-        for where, ip, port in zip(cone.destinations, ips, ports, strict=True):
+        for where, ip, port in zip(ends, ips, ports, strict=True):
             kind = (ip, port, where in local, where in own)
             count[kind] = min(count.get(kind, 0) + 1, 2)
         return frozenset(count.items())
@@ -316,7 +337,7 @@ class NftModels:
         return found[0].owner if found is not None and isinstance(key, NftKey) and key.kinds in found[1] else None
 
     def _find(self, key: NftKey, cone: Cone) -> tuple[Template, set[Kinds]] | None:
-        templates = self._templates.get((key.base, len(cone.values), cone.text.count("\n")), ())
+        templates = self._templates.get((key.make, key.cells, len(cone.values), cone.text.count("\n")), ())
         return next((found for found in templates if found[0].fits(cone)), None)
 
     def learn(self, key: object, cone: Cone, owner: str) -> None:
@@ -327,7 +348,7 @@ class NftModels:
         if found is not None:
             found[1].add(key.kinds)
             return
-        templates = self._templates.setdefault((key.base, len(cone.values), cone.text.count("\n")), [])
+        templates = self._templates.setdefault((key.make, key.cells, len(cone.values), cone.text.count("\n")), [])
         if len(templates) < _MOST_MODELS and (template := _template(cone, self._cells)) is not None:
             self._made += 1
             template.owner = f"{owner} {self._made}"
@@ -368,14 +389,14 @@ def _made_plain(elements: Sequence[Element]) -> PlainElements | None:
     return PlainElements(keys, verdicts if len(verdicts) == len(keys) else None)
 
 
-def _is_own(chain: str) -> bool:
+def is_own(chain: str) -> bool:
     """Whether a chain is one of a Service's, or of an endpoint's."""
     return chain.startswith(_OWN) and chain not in _FIXED
 
 
 def _stays(data: object) -> bool:
     """Whether a verdict does not lead into some Service's chains, whose rules are not weighed."""
-    return not isinstance(data, Decide) or not _is_own(data.target)
+    return not isinstance(data, Decide) or not is_own(data.target)
 
 
 def _names(key: Expression) -> tuple[str, ...]:
@@ -413,7 +434,7 @@ def _enter(
 ) -> bool:
     """Take one entry into the cone; False where there is none, or two, or none that leads to a Service's chain."""
     decided = entries[rows[0]].data if len(rows) == 1 else None
-    if not isinstance(decided, Decide) or not _is_own(decided.target):
+    if not isinstance(decided, Decide) or not is_own(decided.target):
         return False
     parts.append(f'{address}"right": {port} {decided.kind} "{decided.target}"')
     if decided.target not in chains:
@@ -435,7 +456,7 @@ def _follow(table: NftTable, chains: list[str], sets: list[str], parts: list[str
                 return False
             parts.append(text)
             for target in _JUMPS.findall(text):
-                if _is_own(target) and target not in chains:
+                if is_own(target) and target not in chains:
                     if len(chains) >= most:
                         return False
                     chains.append(target)

@@ -79,6 +79,9 @@ class _Printed:
     def texts(self) -> list[str]:
         return [bytes(body.expr).decode() for body in self.bodies]
 
+    def printed(self) -> list[bytes]:
+        return [bytes(body.expr) for body in self.bodies]
+
     def rules(self) -> list[Rule]:
         return [Rule(bytes(body.expr).decode(), partial(_read, body.comment or "")) for body in self.bodies]
 
