@@ -58,8 +58,9 @@ class Lab:
         """The command that reads all nodes with our reader."""
         return [sys.executable, "-c", _READ, str(self._config), str(NODES), str(AT_ONCE)]
 
-    def theirs(self) -> list[str]:
-        """The command that reads them with OpenSSH's client."""
-        ssh = f"ssh -F {self._config} -o BatchMode=yes bench-{{}} 'sh -s' < {self._script} > /dev/null"
-        inner = self._lab.script("one.sh", f"#!/bin/sh\n{ssh.replace('{}', '$1')}\n")
+    def theirs(self, *, exchange: str = "") -> list[str]:
+        """The command that reads them with OpenSSH's client; `exchange`: with this key exchange instead of its first choice."""
+        chosen = f"-o KexAlgorithms={exchange} " if exchange else ""
+        ssh = f"ssh -F {self._config} -o BatchMode=yes {chosen}bench-$1 'sh -s' < {self._script} > /dev/null"
+        inner = self._lab.script(f"one-{exchange or 'default'}.sh", f"#!/bin/sh\nexec {ssh}\n")
         return ["sh", "-c", f"seq 0 {NODES - 1} | xargs -P {AT_ONCE} -n 1 {Path(inner)}"]
