@@ -52,7 +52,7 @@ def services(count: int, endpoints: int) -> list[Made]:
     """So many Services of so many endpoints each."""
     found = []
     for n in range(count):
-        http = Port("http", 80, 8080, 30000 + n % 2700 if n % 20 == 0 else 0)
+        http = Port("http", 80, 8080, 30000 + n // 20 if n % 20 == 0 else 0)
         https = Port("https", 443, 8443, 0)
         first = n * endpoints
         backends = tuple(
