@@ -142,6 +142,13 @@ class Bench:
                     os.link(file, node / file.name)
         return target
 
+    def made(self, mode: str, count: int) -> Path:
+        """A made cluster of so many nodes, whose Services with a traffic policy Local have other chains on each."""
+        folder = self.folder / f"{mode}-local-{count}"
+        if not folder.is_dir():
+            many.write(folder, mode=mode, count=self.count, nodes=count, local=True)
+        return folder
+
     def installed(self) -> Path:
         """Where the programs are of an installation as users have it, in an environment of its own.
 
@@ -254,9 +261,13 @@ def _further(bench: Bench) -> list[Row]:
     rows = []
     for mode, name, change in (
         ("iptables", "same", None), ("iptables", "counters", counted), ("iptables", "order", shuffled),
-        ("nftables", "same", None), ("nftables", "handles", handled),
+        ("iptables", "local policies", None),
+        ("nftables", "same", None), ("nftables", "handles", handled), ("nftables", "local policies", None),
     ):  # fmt: skip
-        one, several = bench.nodes(mode, 1), bench.nodes(mode, 1 + more, change, name=name)
+        if name == "local policies":
+            one, several = bench.made(mode, 1), bench.made(mode, 1 + more)
+        else:
+            one, several = bench.nodes(mode, 1), bench.nodes(mode, 1 + more, change, name=name)
         row = Row(f"further {mode} node: {name}", "the first node", 0.05)
         for _ in range(bench.pairs):
             few, all_ = bench.audit(one, "-A", "-o", "name"), bench.audit(several, "-A", "-o", "name")

@@ -1,8 +1,9 @@
 """A cluster of any size, as kube-proxy 1.36 writes it: for benchmarks where no captured one is at hand, and to grow.
 
 `write` makes a snapshot folder. Its Services are a mixture like that of the captured ones: most have a cluster IP, every
-20th a node port, every 50th session affinity, every 35th two ports. Endpoints are spread over five nodes. What the nodes
-hold loads with `iptables-restore --test` and `nft -j -c`.
+20th a node port, every 50th session affinity, every 35th two ports. Endpoints are spread over five nodes. `local` gives some a
+traffic policy Local, for which every node has chains of its own. What the nodes hold loads with `iptables-restore --test` and
+`nft -j -c`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,20 @@ class Made:
     affinity: bool
     endpoints: tuple[tuple[str, str], ...]
     """(address, node)."""
+    external_local: bool
+    internal_local: bool
+
+    def on(self, node: int) -> list[str]:
+        """The addresses of the endpoints on a node."""
+        return [ip for ip, where in self.endpoints if where == node_name(node)]
+
+    def used(self, port: Port) -> bool:
+        """Whether anybody is sent to endpoints everywhere."""
+        return not self.internal_local or bool(port.node_port)
+
+    def local_chain(self, port: Port) -> bool:
+        """Whether somebody is sent to endpoints of this node alone."""
+        return self.internal_local or (self.external_local and bool(port.node_port))
 
 
 def node_name(number: int) -> str:
@@ -48,8 +63,8 @@ def node_name(number: int) -> str:
     return f"worker{number}.example.net"
 
 
-def services(count: int, endpoints: int) -> list[Made]:
-    """So many Services of so many endpoints each."""
+def services(count: int, endpoints: int, *, local: bool = False) -> list[Made]:
+    """So many Services of so many endpoints each; with `local`, one in 40 by its node port and one in 25 by its cluster IP."""
     found = []
     for n in range(count):
         http = Port("http", 80, 8080, 30000 + n // 20 if n % 20 == 0 else 0)
@@ -60,7 +75,8 @@ def services(count: int, endpoints: int) -> list[Made]:
             for k in range(first + 1024, first + 1024 + endpoints)
         )
         ports = (http, https) if n % 35 == 3 else (http,)
-        found.append(Made(f"svc-{n:05d}", f"10.97.{n // 250}.{n % 250 + 1}", ports, n % 50 == 1, backends))
+        policies = (local and n % 40 == 0, local and n % 25 == 7)
+        found.append(Made(f"svc-{n:05d}", f"10.97.{n // 250}.{n % 250 + 1}", ports, n % 50 == 1, backends, *policies))
     return found
 
 
@@ -85,8 +101,10 @@ def api(made: Sequence[Made], nodes: int, mode: str) -> dict[str, Any]:
                     | ({"nodePort": p.node_port} if p.node_port else {})
                     for p in service.ports
                 ],
-                "sessionAffinity": "ClientIP" if service.affinity else "None", "internalTrafficPolicy": "Cluster",
-            } | ({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}}} if service.affinity else {}),
+                "sessionAffinity": "ClientIP" if service.affinity else "None",
+                "internalTrafficPolicy": "Local" if service.internal_local else "Cluster",
+            } | ({"externalTrafficPolicy": "Local"} if service.external_local else {})
+            | ({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}}} if service.affinity else {}),
         })  # fmt: skip
         slices.append({
             "metadata": {**meta, "name": f"{service.name}-1", "labels": {"kubernetes.io/service-name": service.name}},
@@ -193,16 +211,16 @@ def _probability(left: int) -> str:
     return f"{round((1 / left) * 0x80000000) / 0x80000000:.11f}"
 
 
-def iptables(made: Sequence[Made], cidr: str) -> str:
+def iptables(made: Sequence[Made], node: int, cidr: str) -> str:
     """What iptables-save prints of a node."""
     chains: dict[str, list[str]] = {}
     entries: list[str] = []
     node_ports: list[str] = []
     for service in made:
         for port in service.ports:
-            _iptables_port(service, port, cidr, chains, entries, node_ports)
+            _iptables_port(service, port, node, cidr, chains, entries, node_ports)
     declared = ["KUBE-MARK-MASQ", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-PROXY-CANARY", "KUBE-SERVICES", *sorted(chains)]
-    lines = [_BEFORE, *[f":{name} - [0:0]\n" for name in declared], _FIXED]
+    lines = [_filtering(made, node), *[f":{name} - [0:0]\n" for name in declared], _FIXED]
     lines += [f"{line}\n" for line in node_ports]
     lines += [f"{line}\n" for name in sorted(chains) for line in chains[name]]
     lines += [f"{line}\n" for line in entries]
@@ -210,39 +228,74 @@ def iptables(made: Sequence[Made], cidr: str) -> str:
     return "".join(lines)
 
 
+def _filtering(made: Sequence[Made], node: int) -> str:
+    """All before the nat table's chains: what may not leave this node, and has no endpoint on it, is dropped."""
+    outside = inside = ""
+    for service in made:
+        for port in service.ports:
+            if not service.local_chain(port) or service.on(node):
+                continue
+            text = f'-p tcp -m comment --comment "{port_name("scale", service.name, port.name)} has no local endpoints"'
+            if service.external_local and port.node_port:
+                here = "-m addrtype --dst-type LOCAL"
+                outside += f"-A KUBE-EXTERNAL-SERVICES {text} {here} -m tcp --dport {port.node_port} -j DROP\n"
+            if service.internal_local:
+                inside += f"-A KUBE-SERVICES -d {service.ip}/32 {text} -m tcp --dport {port.port} -j DROP\n"
+    head, tail = _BEFORE.rsplit("COMMIT\n", 1)
+    return head.replace("-A KUBE-FIREWALL ", f"{outside}-A KUBE-FIREWALL ", 1) + inside + "COMMIT\n" + tail
+
+
 def _iptables_port(
-    service: Made, port: Port, cidr: str, chains: dict[str, list[str]], entries: list[str], node_ports: list[str]
+    service: Made, port: Port, node: int, cidr: str, chains: dict[str, list[str]], entries: list[str], node_ports: list[str]
 ) -> None:
     name = port_name("scale", service.name, port.name)
     key = service_hash("scale", service.name, port.name, Protocol.TCP)
-    svc = f"KUBE-SVC-{key}"
+    svc, svl = f"KUBE-SVC-{key}", f"KUBE-SVL-{key}"
     where = f"-d {service.ip}/32 -p tcp -m comment --comment \"{name} cluster IP\" -m tcp --dport {port.port}"
-    entries.append(f"-A KUBE-SERVICES {where} -j {svc}")
-    rules = [f"-A {svc} ! -s {cidr} {where} -j KUBE-MARK-MASQ"]
-    ends = [(f"KUBE-SEP-{endpoint_hash('scale', service.name, port.name, Protocol.TCP, ip, port.target)}", ip)
-            for ip, _ in service.endpoints]  # fmt: skip
-    if service.affinity:
-        rules += [
-            f'-A {svc} -m comment --comment "{name} -> {ip}:{port.target}" -m recent --rcheck --seconds 10800 --reap --name {sep}'
-            f" --mask 255.255.255.255 --rsource -j {sep}"
-            for sep, ip in ends
-        ]
-    for n, (sep, ip) in enumerate(ends):
-        left = len(ends) - n
-        chance = f" -m statistic --mode random --probability {_probability(left)}" if left > 1 else ""
-        rules.append(f"-A {svc}{chance} -j {sep}")
+    inner, here = svl if service.internal_local else svc, service.on(node)
+    ends = {ip: f"KUBE-SEP-{endpoint_hash('scale', service.name, port.name, Protocol.TCP, ip, port.target)}"
+            for ip, _ in service.endpoints}  # fmt: skip
+    led = {}
+    if service.used(port):
+        led[svc] = [*ends]
+    if service.local_chain(port) and here:
+        led[svl] = here
+    if inner in led:
+        entries.append(f"-A KUBE-SERVICES {where} -j {inner}")
+    for chain, addresses in led.items():
+        rules = [f"-A {chain} ! -s {cidr} {where} -j KUBE-MARK-MASQ"] if chain == inner else []
+        if service.affinity:
+            rules += [
+                f'-A {chain} -m comment --comment "{name} -> {ip}:{port.target}" -m recent --rcheck --seconds 10800 --reap'
+                f" --name {ends[ip]} --mask 255.255.255.255 --rsource -j {ends[ip]}"
+                for ip in addresses
+            ]
+        for n, ip in enumerate(addresses):
+            left = len(addresses) - n
+            chance = f" -m statistic --mode random --probability {_probability(left)}" if left > 1 else ""
+            rules.append(f"-A {chain}{chance} -j {ends[ip]}")
+        chains[chain] = rules
+    for ip in dict.fromkeys(ip for addresses in led.values() for ip in addresses):
+        sep = ends[ip]
         recent = f" -m recent --set --name {sep} --mask 255.255.255.255 --rsource" if service.affinity else ""
         chains[sep] = [
             f"-A {sep} -s {ip}/32 -j KUBE-MARK-MASQ",
             f"-A {sep} -p tcp{recent} -m tcp -j DNAT --to-destination {ip}:{port.target}",
         ]
-    chains[svc] = rules
     if port.node_port:
         ext = f"KUBE-EXT-{key}"
         chains[ext] = [
             f'-A {ext} -m comment --comment "masquerade traffic for {name} external destinations" -j KUBE-MARK-MASQ',
             f"-A {ext} -j {svc}",
         ]
+        if service.external_local:
+            own, what = "-m addrtype --src-type LOCAL", f"traffic for {name} external destinations"
+            chains[ext] = [
+                f'-A {ext} -s {cidr} -m comment --comment "pod {what}" -j {svc}',
+                f'-A {ext} -m comment --comment "masquerade LOCAL {what}" {own} -j KUBE-MARK-MASQ',
+                f'-A {ext} -m comment --comment "route LOCAL {what}" {own} -j {svc}',
+                *([f"-A {ext} -j {svl}"] if here else []),
+            ]
         start, dport = f'-p tcp -m comment --comment "{name}" -m tcp --dport {port.node_port}', f"-j {ext}"
         node_ports.append(
             f"-A KUBE-NODEPORTS -d 127.0.0.0/8 {start} -m nfacct --nfacct-name  localhost_nps_accepted_pkts {dport}"
@@ -284,7 +337,15 @@ def nft_objects(made: Sequence[Made], node: int, cidr: str) -> Iterator[dict[str
     yield {"table": {"family": "ip", "name": "kube-proxy", "handle": 3}}
     ports = [(s, p) for s in made for p in s.ports]
     hairpins = [{"concat": [ip, ip, "tcp", p.target]} for s, p in ports for ip, on in s.endpoints if on == node_name(node)]
-    entries = [[{"concat": [s.ip, "tcp", p.port]}, {"goto": {"target": f"service-{_nft(s, p)}"}}] for s, p in ports]
+    entries = [
+        [{"concat": [s.ip, "tcp", p.port]}, {"goto": {"target": f"{'local' if s.internal_local else 'service'}-{_nft(s, p)}"}}]
+        for s, p in ports if not s.internal_local or s.on(node)
+    ]  # fmt: skip
+    lacking = [(s, p) for s, p in ports if s.local_chain(p) and not s.on(node)]
+    closed = [[{"concat": [s.ip, "tcp", p.port]}, {"drop": None}] for s, p in lacking if s.internal_local]
+    closed_outside = [
+        [{"concat": ["tcp", p.node_port]}, {"drop": None}] for s, p in lacking if s.external_local and p.node_port
+    ]
     outside = [
         [{"concat": ["tcp", p.node_port]}, {"goto": {"target": f"external-{_nft(s, p)}"}}] for s, p in ports if p.node_port
     ]
@@ -292,8 +353,8 @@ def nft_objects(made: Sequence[Made], node: int, cidr: str) -> Iterator[dict[str
         ("set", "hairpin-connections", [_TYPES["address"], _TYPES["address"], *_PORTS], hairpins),
         ("set", "cluster-ips", _TYPES["address"], [s.ip for s in made]),
         ("set", "nodeport-ips", _TYPES["address"], [f"172.18.{node // 200}.{node % 200 + 11}"]),
-        ("map", "no-endpoint-services", [_TYPES["address"], *_PORTS], []),
-        ("map", "no-endpoint-nodeports", _PORTS, []),
+        ("map", "no-endpoint-services", [_TYPES["address"], *_PORTS], closed),
+        ("map", "no-endpoint-nodeports", _PORTS, closed_outside),
         ("map", "firewall-ips", [_TYPES["address"], *_PORTS], []),
         ("map", "service-ips", [_TYPES["address"], *_PORTS], entries),
         ("map", "service-nodeports", _PORTS, outside),
@@ -308,7 +369,7 @@ def nft_objects(made: Sequence[Made], node: int, cidr: str) -> Iterator[dict[str
         yield {"chain": here | {"name": name, "handle": 1, "type": kind, "hook": hook, "prio": priority, "policy": "accept"}}
     plain = ("nodeport-endpoints-check", "service-endpoints-check", "firewall-check", "services", "masquerading",
              "cluster-ips-check", "reject-chain")  # fmt: skip
-    rules = list(_nft_rules(ports, cidr))
+    rules = list(_nft_rules(ports, node, cidr))
     for name in (*plain, *dict.fromkeys(chain for chain, _ in rules if "/" in chain)):
         yield {"chain": here | {"name": name, "handle": 1}}
     # nft prints sets first; so that it can also load this, what their elements lead to comes before them.
@@ -331,7 +392,7 @@ def _nft_end(service: Made, port: Port, address: str) -> str:
     return nft_endpoint("scale", service.name, port.name, Protocol.TCP, address, port.target)
 
 
-def _nft_rules(ports: Sequence[tuple[Made, Port]], cidr: str) -> Iterator[tuple[str, list[Any]]]:
+def _nft_rules(ports: Sequence[tuple[Made, Port]], node: int, cidr: str) -> Iterator[tuple[str, list[Any]]]:
     new = _match({"ct": {"key": "state"}}, "new", "in")
     for chain, target in (
         ("filter-prerouting-pre-dnat", "firewall-check"), ("filter-output-pre-dnat", "firewall-check"),
@@ -365,26 +426,41 @@ def _nft_rules(ports: Sequence[tuple[Made, Port]], cidr: str) -> Iterator[tuple[
     yield "reject-chain", [refused]
     for service, port in ports:
         svc = f"service-{_nft(service, port)}"
-        chance = {"numgen": {"mode": "random", "mod": len(service.endpoints), "offset": 0}}
-        tcp = _match(_PROTO, "tcp")
-        if service.affinity:
-            ends = [(ip, f"endpoint-{_nft_end(service, port, ip)}") for ip, _ in service.endpoints]
-            for ip, end in ends:
-                name = f"@affinity-{_nft_end(service, port, ip)}"
-                yield svc, [_match(_payload("saddr"), name), {"goto": {"target": end}}]
-            chosen = [[n, {"goto": {"target": end}}] for n, (_, end) in enumerate(ends)]
-            yield svc, [{"vmap": {"key": chance, "data": {"set": chosen}}}]
-            for ip, end in ends:
-                name = f"@affinity-{_nft_end(service, port, ip)}"
-                yield end, [{"set": {"op": "update", "elem": _payload("saddr"), "set": name}}]
-                yield end, [tcp, {"dnat": {"addr": ip, "port": port.target}}]
-        else:
-            where = [[n, {"concat": [ip, port.target]}] for n, (ip, _) in enumerate(service.endpoints)]
-            yield svc, [tcp, {"dnat": {"family": "ip", "addr": {"map": {"key": chance, "data": {"set": where}}}}}]
-        if port.node_port:
-            external = f"external-{_nft(service, port)}"
+        here = service.on(node)
+        if service.used(port):
+            yield from _nft_balance(service, port, svc, [ip for ip, _ in service.endpoints])
+        if service.local_chain(port) and here:
+            yield from _nft_balance(service, port, f"local-{_nft(service, port)}", here)
+        if not port.node_port:
+            continue
+        external = f"external-{_nft(service, port)}"
+        if not service.external_local:
             yield external, [mark]
             yield external, [{"goto": {"target": svc}}]
+            continue
+        own = _match({"fib": {"result": "type", "flags": ["saddr"]}}, "local")
+        yield external, [_match(_payload("saddr"), network), {"goto": {"target": svc}}]
+        yield external, [own, mark]
+        yield external, [own, {"goto": {"target": svc}}]
+        if here:
+            yield external, [{"goto": {"target": f"local-{_nft(service, port)}"}}]
+
+
+def _nft_balance(service: Made, port: Port, chain: str, addresses: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
+    chance = {"numgen": {"mode": "random", "mod": len(addresses), "offset": 0}}
+    tcp = _match(_PROTO, "tcp")
+    if not service.affinity:
+        where = [[n, {"concat": [ip, port.target]}] for n, ip in enumerate(addresses)]
+        yield chain, [tcp, {"dnat": {"family": "ip", "addr": {"map": {"key": chance, "data": {"set": where}}}}}]
+        return
+    ends = [(ip, f"endpoint-{_nft_end(service, port, ip)}") for ip in addresses]
+    for ip, end in ends:
+        yield chain, [_match(_payload("saddr"), f"@affinity-{_nft_end(service, port, ip)}"), {"goto": {"target": end}}]
+    chosen = [[n, {"goto": {"target": end}}] for n, (_, end) in enumerate(ends)]
+    yield chain, [{"vmap": {"key": chance, "data": {"set": chosen}}}]
+    for ip, end in ends:
+        yield end, [{"set": {"op": "update", "elem": _payload("saddr"), "set": f"@affinity-{_nft_end(service, port, ip)}"}}]
+        yield end, [tcp, {"dnat": {"addr": ip, "port": port.target}}]
 
 
 def nftables(made: Sequence[Made], node: int, cidr: str) -> str:
@@ -407,16 +483,16 @@ net.netfilter.nf_conntrack_count = 3
 def node_files(made: Sequence[Made], node: int, mode: str) -> dict[str, str]:
     """The files of one node."""
     rules = (
-        {"iptables-save.txt": iptables(made, CIDR), "ip6tables-save.txt": IP6TABLES}
+        {"iptables-save.txt": iptables(made, node, CIDR), "ip6tables-save.txt": IP6TABLES}
         if mode == "iptables"
         else {"nft-ruleset.json": nftables(made, node, CIDR)}
     )
     return {"proxy-mode.txt": mode, "sysctl.txt": _SYSCTLS, **rules}
 
 
-def write(folder: Path, *, mode: str, count: int, endpoints: int = 10, nodes: int = 2) -> Path:
+def write(folder: Path, *, mode: str, count: int, endpoints: int = 10, nodes: int = 2, local: bool = False) -> Path:
     """Write a snapshot of a cluster in one mode (`iptables` or `nftables`)."""
-    made = services(count, endpoints)
+    made = services(count, endpoints, local=local)
     for name, value in api(made, nodes, mode).items():
         path = folder / "api" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
