@@ -89,8 +89,7 @@ class NftReference:
         """Note a Service that was not walked, or taught what others were not walked for."""
         known = [cone if cone.model else cone._replace(model=self._models.of(cone.key, cone.cone)) for cone in cones]
         if all(cone.model for cone in known):
-            # The text of the rules is let go: it is the node's own.
-            self.twins[service] = NftTwin([cone._replace(cone=cone.cone._replace(text="")) for cone in known], frontends)
+            self.twins[service] = NftTwin(known, frontends)
 
     def compare(
         self, rules: NftRules, others: Sequence[IptablesRules], config: ProxyConfig, view: NodeView, here: Mapping[str, set[str]]

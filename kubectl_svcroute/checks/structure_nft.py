@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ..model.net import canonical_ip
 from ..model.nft import Decide, Element, NftRules, NftTable, Reject, SetRef, VerdictMap
+from ..model.nft_plain import NUMBER, PROTOCOL, PlainElements
 from ..model.ranges import number
 from ..model.records import dataclass
 from ..model.report import Severity
@@ -203,7 +204,8 @@ def cluster_ips(frame: NftFrame, name: str, known: Known) -> Iterator[Observatio
     found = frame.table.sets.get(name)
     if found is None or frame.version < (1, 30):
         return
-    held = {_address(element.key[0]) for element in found.elements if len(element.key) == 1}
+    keys = found.elements.keys if isinstance(found.elements, PlainElements) else [element.key for element in found.elements]
+    held = {_address(key[0]) for key in keys if len(key) == 1}
     for address, service in sorted(known.cluster_ips.items()):
         if (address >> 32 != 0) == (frame.family == 6) and address not in held:
             yield Observation(
@@ -215,7 +217,12 @@ def cluster_ips(frame: NftFrame, name: str, known: Known) -> Iterator[Observatio
 
 def deleted_services(frame: NftFrame, name: str, known: Known) -> Iterator[Observation]:
     """Map elements for an address and port that no Service has."""
-    for element in _elements(frame.table, name):
+    elements = _elements(frame.table, name)
+    if isinstance(elements, PlainElements) and elements.kinds[1:] == (PROTOCOL, NUMBER):
+        # Those that a Service has need not be made.
+        odd = [n for n, key in enumerate(elements.keys) if (_address(key[0]), *key[1:]) not in known.addresses]
+        elements = [elements[n] for n in odd]
+    for element in elements:
         if len(element.key) != 3:
             continue
         address, proto, port = _address(element.key[0]), _proto(element.key[1]), _port(element.key[2])

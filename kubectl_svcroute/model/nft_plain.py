@@ -7,7 +7,7 @@ by name, or numbers, a row is found by what a packet has without any other havin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import overload
 
 from .nft import Decide, Element, Scalar
@@ -32,7 +32,7 @@ class PlainElements(Sequence[Element]):
         self.printed = printed
         """As they were printed: two that are equal here hold the same, in the same order."""
         self._kinds: tuple[str, ...] | None = None
-        self._groups: dict[tuple[int, ...], dict[Key, list[int]]] = {}
+        self._groups: dict[tuple[int, ...], Mapping[Key, Sequence[int]]] = {}
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -84,13 +84,19 @@ class PlainElements(Sequence[Element]):
                 return ()
         return tuple(found)
 
-    def by(self, columns: tuple[int, ...]) -> dict[Key, list[int]]:
+    def by(self, columns: tuple[int, ...]) -> Mapping[Key, Sequence[int]]:
         """The rows, by what they have in these columns."""
         found = self._groups.get(columns)
         if found is None:
-            found = self._groups[columns] = {}
-            for n, key in enumerate(self.keys):
-                found.setdefault(tuple([key[c] for c in columns]), []).append(n)
+            parts = list(zip(*self.keys, strict=True))
+            keys = list(zip(*[parts[c] for c in columns], strict=True)) if parts else []
+            found = dict(zip(keys, zip(range(len(keys))), strict=True))
+            if len(found) < len(keys):
+                more: dict[Key, list[int]] = {}
+                for n, key in enumerate(keys):
+                    more.setdefault(key, []).append(n)
+                found = more
+            self._groups[columns] = found
         return found
 
 

@@ -530,7 +530,7 @@ class Lookup:
         self._present = tuple(part.present for part in self.parts if part.present is not None)
         self._exact = tuple(part.exact for part in self.parts if part.exact is not None)
 
-    def _plain_rows(self, elements: Sequence[Element]) -> Mapping[tuple[Scalar, ...], list[int]] | None:
+    def _plain_rows(self, elements: Sequence[Element]) -> Mapping[tuple[Scalar, ...], Sequence[int]] | None:
         """The elements by the known parts of their keys, where each can stand there in one spelling only."""
         if not isinstance(elements, PlainElements) or not self.known or len(elements.kinds) != len(self.parts):
             return None

@@ -38,6 +38,7 @@ from ..model.nft import (
     Prefix,
     Range,
     Reject,
+    Scalar,
     SetOf,
     SetRef,
     Statement,
@@ -74,10 +75,10 @@ class NftTwins:
         self.cells = Cells((*cells, local))
         self.models = NftModels(self.cells)
         self._table = table
-        self._services: Mapping[Key, list[int]] = {}
-        self._service_verdicts: Sequence[Element] = ()
-        self._node_ports: Mapping[Key, list[int]] = {}
-        self._node_port_verdicts: Sequence[Element] = ()
+        self._services: Mapping[Key, Sequence[int]] = {}
+        self._service_verdicts: Verdicts = ()
+        self._node_ports: Mapping[Key, Sequence[int]] = {}
+        self._node_port_verdicts: Verdicts = ()
         self.hairpins = Hairpins((), six=False)
         self._cluster_ips: Container[Key] = ()
         self._at_node = False
@@ -118,8 +119,8 @@ class NftTwins:
         cluster_ips = plain(table, "cluster-ips", (address,))
         if services is None or node_ports is None or hairpins is None or cluster_ips is None:
             return False
-        self._services, self._service_verdicts = services.by((0, 1, 2)), services
-        self._node_ports, self._node_port_verdicts = node_ports.by((0, 1)), node_ports
+        self._services, self._service_verdicts = services.by((0, 1, 2)), services.verdicts or ()
+        self._node_ports, self._node_port_verdicts = node_ports.by((0, 1)), node_ports.verdicts or ()
         self.hairpins = Hairpins(hairpins.keys, six=six)
         self._cluster_ips = cluster_ips.by((0,))
         return True
@@ -229,22 +230,22 @@ class NftTwins:
             if named is None or not named.runtime:
                 return None  # only of the sets that traffic fills does a walk not look at the elements
             made.append((named.is_map, named.timeout))
-        form = '[%s]:%s' if table.family == "ip6" else '%s:%s'
+        wholes, ips, ends = zip(*found, strict=True)
         ports = [str(ask.port)] + ([str(ask.node_port)] if ask.node_port else [])
-        ips = [ip for _, ip, _ in found]
         values = (
             *[f'"{address}"' for address in ask.addresses],
             *[f'"{name}"' for name in chains],
             *[f'"@{name}"' for name in sets],
-            *[f'"{ip}"' for ip in ips],
-            *[whole for whole, _, _ in found],
+            *([f'"{ip}"' for ip in ips] if len(chains) > 1 else ()),  # in the chains of endpoints, some versions ask for them
+            *wholes,
             *ports,
         )
+        if table.family == "ip6":
+            destinations = [f"[{ip}]:{end}" for ip, end in zip(ips, ends, strict=True)]
+        else:
+            destinations = [f"{ip}:{end}" for ip, end in zip(ips, ends, strict=True)]
         known = tuple([(address,) in self._cluster_ips for address in ask.addresses])
-        return Cone(
-            text=text, values=values, ports=len(ports), ips=tuple(ips), destinations=tuple([form % one[1:] for one in found]),
-            more=(known, tuple(made)),
-        )  # fmt: skip
+        return Cone(text, values, len(ports), ips, destinations, (known, tuple(made)))
 
     def key(self, cone: Cone, ask: Ask) -> NftKey | None:
         """What two Services must have in common beside their template; None when the Service is one of a kind."""
@@ -292,10 +293,13 @@ class Hairpins:
         """Protocol -> endpoints, as address and port."""
         self.odd: dict[str, set[str]] = {}
         """The same where connections of others are masqueraded too."""
-        form = "[%s]:%s" if six else "%s:%s"
-        for source, address, proto, port in keys:
-            found = self.own if source == address else self.odd
-            found.setdefault(str(proto), set()).add(form % (address, port))
+        by_protocol: dict[Scalar, list[Key]] = {}
+        for key in keys:
+            by_protocol.setdefault(key[2], []).append(key)
+        before, after = ("[", "]:") if six else ("", ":")
+        for proto, its in by_protocol.items():
+            self.own[str(proto)] = {f"{before}{key[1]}{after}{key[3]}" for key in its if key[0] == key[1]}
+            self.odd[str(proto)] = {f"{before}{key[1]}{after}{key[3]}" for key in its if key[0] != key[1]}
 
     def kinds(self, cone: Cone, proto: str, local: Collection[str], cells: Places) -> Kinds | None:
         """The kinds of endpoints that a Service port has; None where one is odd."""
@@ -355,6 +359,8 @@ class NftModels:
             templates.append((template, {key.kinds}))
 
 
+Verdicts = Sequence[tuple[str, str]]
+"""`goto` or `jump`, and the chain that each element of a map leads to."""
 _KNOWN = {
     "service-ips": _SERVICE_KEY, "service-nodeports": _PORT_KEY, "hairpin-connections": _HAIRPIN_KEY, "cluster-ips": ("daddr",),
 }  # fmt: skip
@@ -430,15 +436,17 @@ def _tells_nothing(left: Expression) -> bool:
 
 
 def _enter(
-    entries: Sequence[Element], rows: Sequence[int], address: str, port: int, parts: list[str], chains: list[str]
+    verdicts: Verdicts, rows: Sequence[int], address: str, port: int, parts: list[str], chains: list[str]
 ) -> bool:
     """Take one entry into the cone; False where there is none, or two, or none that leads to a Service's chain."""
-    decided = entries[rows[0]].data if len(rows) == 1 else None
-    if not isinstance(decided, Decide) or not is_own(decided.target):
+    if len(rows) != 1 or not verdicts:
         return False
-    parts.append(f'{address}"right": {port} {decided.kind} "{decided.target}"')
-    if decided.target not in chains:
-        chains.append(decided.target)
+    kind, target = verdicts[rows[0]]
+    if not is_own(target):
+        return False
+    parts.append(f'{address}"right": {port} {kind} "{target}"')
+    if target not in chains:
+        chains.append(target)
     return True
 
 
@@ -455,7 +463,7 @@ def _follow(table: NftTable, chains: list[str], sets: list[str], parts: list[str
             if "\\" in text:
                 return False
             parts.append(text)
-            for target in _JUMPS.findall(text):
+            for target in _JUMPS.findall(text) if "{\"goto" in text or "{\"jump" in text else ():
                 if is_own(target) and target not in chains:
                     if len(chains) >= most:
                         return False

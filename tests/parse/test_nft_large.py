@@ -195,4 +195,7 @@ def test_plain_elements_are_elements() -> None:
     assert len(found) == 3
     assert [element.data for element in found] == [Decide("goto", "a"), Decide("jump", "b"), Decide("goto", "c")]
     assert [element.key for element in found[1:]] == [("10.0.0.2",), ("10.0.0.1",)]
-    assert found.by((0,)) == {("10.0.0.1",): [0, 2], ("10.0.0.2",): [1]}
+    assert {key: list(rows) for key, rows in found.by((0,)).items()} == {("10.0.0.1",): [0, 2], ("10.0.0.2",): [1]}
+    pairs = PlainElements([("a", 1), ("b", 2)], None)
+    assert {key: list(rows) for key, rows in pairs.by((1,)).items()} == {(1,): [0], (2,): [1]}
+    assert {key: list(rows) for key, rows in pairs.by((1, 0)).items()} == {(1, "a"): [0], (2, "b"): [1]}
