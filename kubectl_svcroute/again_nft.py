@@ -9,9 +9,9 @@ On a further node with the same configuration (`NftReference.compare`):
    difference: judged in full. What traffic fills is passed over: no walk looks at it.
 2. Addresses that the node and the first one do not take for the same (the node's own, above all) may lie in other cells
    here: every Service that has one of them is touched.
-3. Each node masquerades the connections of its own endpoints to themselves: `hairpin-connections` differs everywhere. So
-   Services are grouped by their templates and by the kinds of endpoints that they have *here* (`twins_nft.Kinds`). One of each
-   group is walked, and all that are touched or were no twins; where the one is right, the group is.
+3. Each node masquerades the connections of its own endpoints to themselves: `hairpin-connections` differs everywhere. So the
+   ports of Services are grouped by their templates and by the kinds of endpoints that they have *here* (`twins_nft.Kinds`). So
+   many are walked, beside all that are touched or were no twins, that each port is like one of a Service found right.
 
 Tests hold this way to the long one on edited rules of a further node.
 """
@@ -59,8 +59,8 @@ class Difference(NamedTuple):
 
     touched: set[str]
     """Twins that what differs may matter to."""
-    groups: list[list[str]]
-    """The other twins: all of a group are right when one is."""
+    groups: dict[tuple[object, ...], list[str]]
+    """The other twins, by what each of their ports is like: a port is right when another is that is like it."""
 
 
 class NftReference:
@@ -143,9 +143,10 @@ class NftReference:
                 return False
             own = found is table
             for name in _differing_chains(found, old):
-                if not own or not is_own(name) or name in _bases(found):
-                    return False
-                touched.chains.add(name)
+                if own and is_own(name) and name not in _bases(found):
+                    touched.chains.add(name)
+                elif _rules(found.chains.get(name)) != _rules(old.chains.get(name)):
+                    return False  # not in counters or comments alone
             for name in found.sets.keys() | old.sets.keys():
                 if not self._compare_sets(found, found.sets.get(name), old.sets.get(name), touched, own=own):
                     return False
@@ -339,19 +340,21 @@ class _Index:
         first = self._owner[proto].get(end) if proto in self._owner else None
         return [] if first is None else [first, *self._more.get(proto, {}).get(end, ())]
 
-    def groups(self, hairpins: Hairpins, here: Mapping[str, set[str]], touched: set[str]) -> list[list[str]]:
-        """The twins that are not touched, together with those of the same templates and the same kinds of endpoints here."""
+    def groups(
+        self, hairpins: Hairpins, here: Mapping[str, set[str]], touched: set[str]
+    ) -> dict[tuple[object, ...], list[str]]:
+        """The twins that are not touched, by the templates of their ports and the kinds of endpoints that these have here."""
         kinds = self._kinds(hairpins, here)
-        found: dict[object, list[str]] = {}
+        found: dict[tuple[object, ...], list[str]] = {}
         for key, first, classes in self._classes:
-            if key not in touched:
-                group = (classes, kinds.get(first)) if len(classes) == 1 else self._several(classes, first, kinds)
-                found.setdefault(group, []).append(key)
-        return list(found.values())
-
-    @staticmethod
-    def _several(classes: tuple[int, ...], first: int, kinds: Mapping[int, Kinds]) -> object:
-        return classes, tuple([kinds.get(first + n) for n in range(len(classes))])
+            if key in touched:
+                continue
+            if len(classes) == 1:
+                group: tuple[object, ...] = ((classes[0], kinds.get(first)),)
+            else:
+                group = tuple([(its, kinds.get(first + n)) for n, its in enumerate(classes)])
+            found.setdefault(group, []).append(key)
+        return found
 
     def _kinds(self, hairpins: Hairpins, here: Mapping[str, set[str]]) -> dict[int, Kinds]:
         """The kinds of endpoints of each port that has any here, or in the set."""

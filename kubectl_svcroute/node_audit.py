@@ -655,12 +655,15 @@ class NodeAudit:
             if key not in reference.twins or key in differs.touched:
                 walk(key)
         right: set[str] = set()
-        for first, *rest in differs.groups:
-            if walk(first):
-                right.update(rest)
-            else:
-                for key in rest:
-                    walk(key)
+        shown: set[object] = set()
+        """What ports of Services that were found right here are like."""
+        for group, keys in sorted(differs.groups.items(), key=lambda item: -len(item[0])):  # those of several ports show more
+            for n, key in enumerate(keys):
+                if shown.issuperset(group):
+                    right.update(keys[n:])
+                    break
+                if walk(key):
+                    shown.update(group)
         self._take_over(right, reference, view)
         return stops
 

@@ -264,27 +264,29 @@ def further(name: str) -> Audit:
 
 
 def reordered_nft(text: str, rng: random.Random) -> str:
-    """The same chains, sets and elements in another order, with other handles."""
-    objects: list[dict[str, Any]] = json.loads(text)["nftables"]
-    sets = [o for o in objects if "set" in o or "map" in o]
-    chains = [o for o in objects if "chain" in o and not o["chain"].get("hook")]
-    rules: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for o in objects:
-        if "rule" in o:
-            rules.setdefault((o["rule"]["family"], o["rule"]["table"], o["rule"]["chain"]), []).append(o)
-    rest = [o for o in objects if o not in sets and o not in chains and "rule" not in o]
-    for thing in sets:
-        elements = thing.get("set", thing.get("map", {})).get("elem")
-        if isinstance(elements, list):
-            rng.shuffle(elements)
-    mixed = list(rules.values())
-    for several in (sets, chains, mixed):
-        rng.shuffle(several)
-    return re.sub(
-        r'"handle": \d+',
-        lambda _: f'"handle": {rng.randrange(1, 9999)}',
-        json.dumps({"nftables": [*rest, *sets, *chains, *(o for several in mixed for o in several)]}),
-    )
+    """The same chains, sets and elements in another order, with other handles: table by table, as nft prints them."""
+    head, *objects = json.loads(text)["nftables"]
+    printed = [head]
+    for table in (o for o in objects if "table" in o):
+        where = (table["table"]["family"], table["table"]["name"])
+        mine = [(kind, body) for o in objects for kind, body in o.items() if (body["family"], body.get("table")) == where]
+        sets = [(kind, body) for kind, body in mine if kind in ("set", "map")]
+        chains = [(kind, body) for kind, body in mine if kind == "chain"]
+        bases = [(kind, body) for kind, body in chains if body.get("hook")]
+        chains = [(kind, body) for kind, body in chains if not body.get("hook")]
+        rules: dict[str, list[tuple[str, Any]]] = {}
+        for kind, body in mine:
+            if kind == "rule":
+                rules.setdefault(body["chain"], []).append((kind, body))
+        for _, body in sets:
+            if isinstance(body.get("elem"), list):
+                rng.shuffle(body["elem"])
+        mixed = list(rules.values())
+        for several in (sets, chains, mixed):
+            rng.shuffle(several)
+        its = [*sets, *bases, *chains, *(one for several in mixed for one in several)]
+        printed += [table, *({kind: body} for kind, body in its)]
+    return re.sub(r'"handle": \d+', lambda _: f'"handle": {rng.randrange(1, 9999)}', json.dumps({"nftables": printed}))
 
 
 def compare_further(name: str, seed: int) -> None:

@@ -22,27 +22,57 @@ from . import nft_json
 _NOTHING = Raw(b"")
 
 
-class _Body(Struct, gc=False):
-    """What any kind of object may have. Labels (handles, comments of sets) are passed over."""
-
-    family: str = ""
-    table: str = ""
-    chain: str = ""
-    name: str = ""
-    expr: Raw = _NOTHING
+class _Rule(Struct, gc=False):
+    family: str
+    table: str
+    chain: str
+    expr: Raw
     comment: str | None = None
+
+
+class _Chain(Struct, gc=False):
+    family: str
+    table: str
+    name: str
     hook: str = ""
     type: Any = None
     prio: int | None = None
     policy: str = "accept"
+
+
+class _Set(Struct, gc=False):
+    family: str
+    table: str
+    name: str
+    type: Any = None
     elem: Raw = _NOTHING
     flags: Any = None
     timeout: int | None = None
+
+
+class _TableHead(Struct, gc=False):
+    family: str
+    name: str
+    flags: Any = None
+
+
+class _Release(Struct, gc=False):
     json_schema_version: int = 1
 
 
+class _Object(Struct, gc=False, forbid_unknown_fields=True):
+    """One object, of one kind. Labels (handles, comments of sets) are passed over."""
+
+    rule: _Rule | None = None
+    chain: _Chain | None = None
+    set: _Set | None = None
+    map: _Set | None = None
+    table: _TableHead | None = None
+    metainfo: _Release | None = None
+
+
 class _Document(Struct, forbid_unknown_fields=True):
-    nftables: list[dict[str, _Body]]
+    nftables: list[_Object]
 
 
 class _Concat(Struct, gc=False, forbid_unknown_fields=True):
@@ -71,19 +101,23 @@ class _OddError(Exception):
 class _Printed:
     """The rules of one chain as they were printed."""
 
-    __slots__ = ("bodies",)
+    __slots__ = ("comments", "exprs")
 
     def __init__(self) -> None:
-        self.bodies: list[_Body] = []
+        self.exprs: list[bytes] = []
+        self.comments: dict[int, str] = {}
 
     def texts(self) -> list[str]:
-        return [bytes(body.expr).decode() for body in self.bodies]
+        """The list of statements of each rule, as JSON."""
+        return [expr.decode() for expr in self.exprs]
 
     def printed(self) -> list[bytes]:
-        return [bytes(body.expr) for body in self.bodies]
+        """The same, to be compared."""
+        return self.exprs
 
     def rules(self) -> list[Rule]:
-        return [Rule(bytes(body.expr).decode(), partial(_read, body.comment or "")) for body in self.bodies]
+        """The rules, each to be understood when it is first asked for."""
+        return [Rule(expr.decode(), partial(_read, self.comments.get(n, ""))) for n, expr in enumerate(self.exprs)]
 
 
 def _read(comment: str, printed: str) -> tuple[tuple[Statement, ...], str]:
@@ -112,7 +146,7 @@ class _Table:
     def __init__(self, *, dormant: bool) -> None:
         self.dormant = dormant
         self.chains: dict[str, _Printed] = {}
-        self.bases: list[_Body] = []
+        self.bases: list[_Chain] = []
         self.sets: dict[str, NftSet] = {}
 
     def made(self, key: TableKey) -> NftTable:
@@ -124,41 +158,60 @@ class _Table:
         return NftTable(family=key[0], name=key[1], chains=LazyChains(self.chains, based), sets=self.sets, dormant=self.dormant)
 
 
-def _tables(objects: list[dict[str, _Body]], like: Mapping[TableKey, NftTable]) -> dict[TableKey, NftTable]:
-    if not objects or objects[0].keys() != {"metainfo"} or objects[0]["metainfo"].json_schema_version != 1:
+def _tables(objects: list[_Object], like: Mapping[TableKey, NftTable]) -> dict[TableKey, NftTable]:
+    if not objects or objects[0] != _Object(metainfo=_Release()):
         raise _OddError
     tables: dict[TableKey, _Table] = {}
     for thing in objects[1:]:
-        ((kind, body),) = thing.items()
-        if kind == "rule":
-            if bytes(body.expr)[:1] != b"[":
+        rule = thing.rule
+        if rule is not None:
+            if thing.chain or thing.set or thing.map or thing.table or thing.metainfo:
                 raise _OddError
-            tables[body.family, body.table].chains[body.chain].bodies.append(body)
-        elif kind == "chain":
-            table = tables[body.family, body.table]
-            if not body.name or body.name in table.chains:
+            expr = bytes(rule.expr)
+            if expr[:1] != b"[":
                 raise _OddError
-            table.chains[body.name] = _Printed()
-            if body.hook:
-                _check_base(body)
-                table.bases.append(body)
-        elif kind in ("set", "map"):
-            key = (body.family, body.table)
-            sets = tables[key].sets
-            if not body.name or body.name in sets:
+            printed = tables[rule.family, rule.table].chains[rule.chain]
+            if rule.comment:
+                printed.comments[len(printed.exprs)] = rule.comment
+            printed.exprs.append(expr)
+            continue
+        chain = thing.chain
+        if chain is not None:
+            if thing.set or thing.map or thing.table or thing.metainfo:
                 raise _OddError
-            sets[body.name] = _set(body, is_map=kind == "map", other=like[key].sets.get(body.name) if key in like else None)
-        elif kind == "table":
-            key = (body.family, body.name)
-            if key in tables or body.family not in nft_json.FAMILIES or not body.name:
-                raise _OddError
-            tables[key] = _Table(dormant="dormant" in _list(body.flags))
-        elif kind not in nft_json.OBJECTS:
+            _declare(tables[chain.family, chain.table], chain)
+            continue
+        others = [kind for kind in (thing.set, thing.map, thing.table) if kind is not None]
+        if len(others) != 1 or thing.metainfo is not None:
             raise _OddError
+        if thing.table is not None:
+            key = (thing.table.family, thing.table.name)
+            if key in tables or key[0] not in nft_json.FAMILIES or not key[1]:
+                raise _OddError
+            tables[key] = _Table(dormant="dormant" in _list(thing.table.flags))
+            continue
+        body = thing.set if thing.set is not None else thing.map
+        if body is None:
+            raise _OddError
+        key = (body.family, body.table)
+        sets = tables[key].sets
+        if not body.name or body.name in sets:
+            raise _OddError
+        other = like[key].sets.get(body.name) if key in like else None
+        sets[body.name] = _set(body, is_map=thing.map is not None, other=other)
     return {key: table.made(key) for key, table in tables.items()}
 
 
-def _check_base(body: _Body) -> None:
+def _declare(table: _Table, chain: _Chain) -> None:
+    if not chain.name or chain.name in table.chains:
+        raise _OddError
+    table.chains[chain.name] = _Printed()
+    if chain.hook:
+        _check_base(chain)
+        table.bases.append(chain)
+
+
+def _check_base(body: _Chain) -> None:
     known = body.hook in nft_json.HOOKS and body.policy in ("accept", "drop")
     if not known or body.prio is None or not isinstance(body.type, str):
         raise _OddError
@@ -170,7 +223,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _set(body: _Body, *, is_map: bool, other: NftSet | None) -> NftSet:
+def _set(body: _Set, *, is_map: bool, other: NftSet | None) -> NftSet:
     flags = _list(body.flags)
     printed = bytes(body.elem)
     elements: Sequence[Element] = ()
