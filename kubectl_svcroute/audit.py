@@ -221,14 +221,14 @@ class Audit:
             families = {":" in ip for ip in service.cluster_ips}
             found: dict[tuple[str, Backend], EndpointFact] = {}
             for piece in self.slices_of(service):
+                if (piece.family == 6) not in families:
+                    continue
                 for port in service.ports:
+                    name = str(port)
                     for number_ in piece.ports:
-                        if number_.name != port.name or number_.protocol != port.protocol:
-                            continue
-                        for e in piece.endpoints:
-                            if (":" in e.address) in families:
-                                fact = EndpointFact(str(port), Backend(e.address, number_.port), e.pod, e.node, e.ready, e.state)
-                                found.setdefault((fact.port, fact.backend), fact)
+                        if number_.name == port.name and number_.protocol == port.protocol:
+                            for fact in _facts(piece, name, number_.port):
+                                found.setdefault((name, fact.backend), fact)
             return tuple(found.values())
 
         return make
@@ -269,6 +269,16 @@ def _port_text(name: str, port: int, protocol: str, node_port: int) -> str:
     label = f"{name} " if name else ""
     outside = f":{node_port}" if node_port else ""
     return f"{label}{port}{outside}/{protocol}"
+
+
+def _facts(piece: Slice, port: str, number_: int) -> list[EndpointFact]:
+    """The endpoints of a slice on one port."""
+    if piece.plain is None:
+        return [EndpointFact(port, Backend(e.address, number_), e.pod, e.node, e.ready, e.state) for e in piece.endpoints]
+    return [
+        EndpointFact(port, Backend(address, number_), pod, node, True, "ready")
+        for address, node, pod in zip(*piece.plain, strict=True)
+    ]
 
 
 def _policy_text(service: Service) -> str:

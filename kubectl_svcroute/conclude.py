@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from .checks.rollup import sort_key
 from .model.facts import EndpointFact, Facts, ServiceFacts
 from .model.lazy import Lazy
-from .model.net import Backend
-from .model.node_result import NodeResult, ShareKey
+from .model.node_result import NodeResult
 from .model.records import replace
 from .model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Severity, Unverified
 
@@ -82,6 +81,11 @@ class _Index:
         for result in results:
             for service, _, _ in result.wrong:
                 self.wrong[service].add(result.row.node)
+        self.noted: dict[str, list[NodeResult]] = defaultdict(list)
+        """Service -> the nodes on which shares of its own were noted."""
+        for result in results:
+            for name in {key[0] for key in (*result.shares, *result.wrong)}:
+                self.noted[name].append(result)
         # Most nodes have the same frontends, in one object.
         self.frontends = list({id(result.frontends): result.frontends for result in results}.values())
         self.ways = [result.ways for result in results if result.ways]
@@ -107,7 +111,7 @@ def _service_row(service: ServiceFacts, index: _Index) -> ServiceRow:
         ports=service.ports,
         policy=service.policy,
         frontends=_frontends(key, index),
-        endpoints=Lazy(lambda: () if service.skipped else tuple(_endpoint_rows(service, index.results, verified))),
+        endpoints=Lazy(lambda: () if service.skipped else tuple(_endpoint_rows(service, index, verified))),
         counts=service.counts,
         told=_told(service, index, verified),
         nodes=nodes,
@@ -132,37 +136,35 @@ def _told(service: ServiceFacts, index: _Index, verified: Sequence[NodeResult]) 
     return wrong, frozenset(r.row.node for r in index.results if r.row.node not in told)
 
 
-def _endpoint_rows(
-    service: ServiceFacts, results: Sequence[NodeResult], verified: Sequence[NodeResult]
-) -> Iterator[EndpointRow]:
-    told = {r.row.node for r in verified}
-    rows: dict[tuple[str, Backend], EndpointFact] = {(fact.port, fact.backend): fact for fact in service.endpoints}
+def _endpoint_rows(service: ServiceFacts, index: _Index, verified: Sequence[NodeResult]) -> Iterator[EndpointRow]:
+    name = service.service
+    facts = list(iter(service.endpoints))
     # Even shares are those of the API's endpoints: an address that one node alone sends to takes nothing on the others.
-    even: Counter[tuple[str, bool]] = Counter((port, ":" in backend.address) for port, backend in rows)
-    for result in results:
-        for key in result.shares:
-            if key[0] == service.service and key[1:] not in rows:
-                rows[key[1], key[2]] = EndpointFact(key[1], key[2], None, None, False, "not an endpoint")
+    even: Counter[tuple[str, bool]] = Counter([(fact.port, ":" in fact.backend.address) for fact in facts])
+    told = {r.row.node for r in verified}
+    noted = {r.row.node: r for r in index.noted.get(name, ())}
+    if noted:
+        known = {(fact.port, fact.backend) for fact in facts}
+        others = dict.fromkeys(key[1:] for r in noted.values() for key in r.shares if key[0] == name and key[1:] not in known)
+        facts += [EndpointFact(port, backend, None, None, False, "not an endpoint") for port, backend in others]
+    fair_on = {r.row.node: name in r.even if r.row.node in told else None for r in index.results}
+    shares = {count: {node: _fair(fair, count) for node, fair in fair_on.items()} for count in {0, *even.values()}}
     order = {port: n for n, port in enumerate(service.port_order)}
-    for (port, backend), fact in sorted(rows.items(), key=lambda row: (order.get(row[0][0], 99), row[0][1])):
-        key = (service.service, port, backend)
-        count = even[port, ":" in backend.address] if fact.state != "not an endpoint" else 0
-        fair = 1 / count if count else 0.0
-        yield EndpointRow(
-            address=str(backend),
-            pod=fact.pod,
-            node=fact.node,
-            ready=fact.ready,
-            state=fact.state,
-            port=port,
-            share={r.row.node: (_share(r, key, fair) if r.row.node in told else None) for r in results},
-            wrong=frozenset(r.row.node for r in results if key in r.wrong),
-        )
+    facts.sort(key=lambda fact: (order.get(fact.port, 99), fact.backend))
+    wrong: frozenset[str] = frozenset()
+    for port, backend, pod, node, ready, state in facts:
+        share = shares[even[port, ":" in backend.address] if state != "not an endpoint" else 0]
+        if noted:
+            key = (name, port, backend)
+            own = {where: r.shares[key] for where, r in noted.items() if where in told and key in r.shares}
+            share = {**share, **own} if own else share
+            wrong = frozenset([where for where, r in noted.items() if key in r.wrong])
+        yield EndpointRow(str(backend), pod, node, ready, state, port, share, wrong)
 
 
-def _share(result: NodeResult, key: ShareKey, fair: float) -> float:
-    """The share of a backend on a node; even for a Service of which nothing else was noted."""
-    return result.shares.get(key, fair if key[0] in result.even else 0.0)
+def _fair(fair: bool | None, count: int) -> float | None:
+    """The share on a node of which nothing else was noted; None where it is not verified."""
+    return None if fair is None else 1 / count if fair and count else 0.0
 
 
 def _with_difference(findings: Sequence[Finding], results: Sequence[NodeResult]) -> list[Finding]:

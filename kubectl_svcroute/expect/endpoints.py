@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..model.cluster import Node, PlainEndpoints, Service, ServicePort, Slice
+from ..model.cluster import Node, Service, ServicePort, Slice
 from ..model.net import Backend
 from ..model.plan import Candidate, Selection
 from .versions import Behaviour
@@ -119,14 +119,15 @@ def plain_backends(slices: Iterable[Slice], port: ServicePort, family: int) -> t
         for number in piece.ports:
             if number.name != name or number.protocol is not protocol:
                 continue
-            plain = piece.plain
-            if plain is None:
+            if piece.plain is not None:
+                addresses, on, _ = piece.plain
+            else:
                 for endpoint in piece.endpoints:
                     if not endpoint.ready or endpoint.zone_hints is not None or endpoint.node_hints is not None:
                         return None
-                plain = PlainEndpoints([e.address for e in piece.endpoints], [e.node for e in piece.endpoints])
+                addresses, on = [e.address for e in piece.endpoints], [e.node for e in piece.endpoints]
             where = f"]:{number.port}" if family == 6 else f":{number.port}"
             before = "[" if family == 6 else ""
-            texts += [before + address + where for address in plain.addresses]
-            nodes += plain.nodes
+            texts += [before + address + where for address in addresses]
+            nodes += on
     return (texts, nodes) if texts and len(set(texts)) == len(texts) else None

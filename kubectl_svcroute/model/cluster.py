@@ -100,10 +100,11 @@ class EndpointPort(NamedTuple):
 
 
 class PlainEndpoints(NamedTuple):
-    """The endpoints of a slice where every one is ready and has no hints: all that is left to tell of them."""
+    """The endpoints of a slice where every one is ready, not terminating, and has no hints: all that is left to tell of them."""
 
     addresses: Sequence[str]
     nodes: Sequence[str | None]
+    pods: Sequence[str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

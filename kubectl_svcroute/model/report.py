@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ExitCode
 from .records import dataclass, field
@@ -74,8 +74,7 @@ class Unverified:
     evidence: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointRow:
+class EndpointRow(NamedTuple):
     """One endpoint of a Service as the API has it, and the share of connections that each node gives it."""
 
     address: str

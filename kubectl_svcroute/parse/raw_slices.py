@@ -99,18 +99,27 @@ def slice_of(text: msgspec.Raw) -> Slice:
     addresses = [one.addresses[0] for one in endpoints if one.addresses]
     if not _CANONICAL.fullmatch(" ".join(addresses)):
         addresses = [canonical_ip(address) for address in addresses]
-    plain = True
-    for one in endpoints:
-        if one.hints is not None or (one.conditions is not None and one.conditions.ready is False):
-            plain = False
+    plain = None
+    if not any(map(_special, endpoints)):
+        pods = [_pod(one.target) for one in endpoints]
+        plain = PlainEndpoints(addresses, [one.node for one in endpoints], pods)
     return Slice(
         name=found.metadata.name,
         family=4 if found.type == "IPv4" else 6,
         ports=ports,
         # Decoded again by whoever asks: tens of thousands of endpoints are not kept for nobody.
-        endpoints=Lazy(lambda: _endpoints(text)) if plain else _endpoints(text),
-        plain=PlainEndpoints(addresses, [one.node for one in endpoints]) if plain else None,
+        endpoints=_endpoints(text) if plain is None else Lazy(lambda: _endpoints(text)),
+        plain=plain,
     )
+
+
+def _special(found: _Endpoint) -> bool:
+    conditions = found.conditions
+    return found.hints is not None or (conditions is not None and (conditions.ready is False or conditions.terminating is True))
+
+
+def _pod(target: _Target | None) -> str | None:
+    return target.name if target is not None and target.kind == "Pod" else None
 
 
 def _endpoints(text: msgspec.Raw) -> list[Endpoint]:
@@ -118,12 +127,11 @@ def _endpoints(text: msgspec.Raw) -> list[Endpoint]:
 
 
 _NO_CONDITIONS = _Conditions()
-_NO_TARGET = _Target()
 _NO_HINTS = _Hints()
 
 
 def _endpoint(found: _Endpoint, address: str) -> Endpoint:
-    conditions, target, hints = found.conditions or _NO_CONDITIONS, found.target or _NO_TARGET, found.hints or _NO_HINTS
+    conditions, hints = found.conditions or _NO_CONDITIONS, found.hints or _NO_HINTS
     return Endpoint(
         address,
         conditions.ready is not False,
@@ -133,7 +141,7 @@ def _endpoint(found: _Endpoint, address: str) -> Endpoint:
         found.zone,
         _names(hints.for_zones),
         _names(hints.for_nodes),
-        target.name if target.kind == "Pod" else None,
+        _pod(found.target),
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
 
 from ..model.flow import ProbeRow
@@ -71,6 +73,10 @@ def unverified_of(item: Unverified) -> dict[str, Any]:
 
 def service_of(row: ServiceRow) -> dict[str, Any]:
     """One Service."""
+    return _service(row, [endpoint_of(endpoint) for endpoint in row.endpoints])
+
+
+def _service(row: ServiceRow, endpoints: Sequence[Any]) -> dict[str, Any]:
     return {
         "service": row.service,
         "type": row.type,
@@ -83,7 +89,7 @@ def service_of(row: ServiceRow) -> dict[str, Any]:
         "errors": row.errors,
         "warnings": row.warnings,
         "frontends": list(row.frontends),
-        "endpoints": [endpoint_of(endpoint) for endpoint in row.endpoints],
+        "endpoints": endpoints,
         "evidence": list(row.evidence),
     }
 
@@ -97,10 +103,14 @@ def endpoint_of(row: EndpointRow) -> dict[str, Any]:
         "node": row.node,
         "ready": row.ready,
         "state": row.state,
-        # Seven digits are more than kube-proxy writes, and keep the noise of sums of floats out.
-        "share": {node: None if share is None else round(share, 7) for node, share in row.share.items()},
+        "share": _share_of(row),
         "wrong": sorted(row.wrong),
     }
+
+
+def _share_of(row: EndpointRow) -> dict[str, float | None]:
+    # Seven digits are more than kube-proxy writes, and keep the noise of sums of floats out.
+    return {node: None if share is None else round(share, 7) for node, share in row.share.items()}
 
 
 def node_of(row: NodeRow) -> dict[str, Any]:
@@ -150,11 +160,13 @@ def probe_of(row: ProbeRow) -> dict[str, Any]:
     }
 
 
-def lists(report: Report) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
+def lists(
+    report: Report, service: Callable[[ServiceRow], dict[str, Any]] = service_of
+) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
     """The lists of a report under their names, each made as it is read."""
     yield "findings", map(finding_of, report.findings)
     yield "unverified", map(unverified_of, report.unverified)
-    yield "services", map(service_of, report.services)
+    yield "services", map(service, report.services)
     yield "nodes", map(node_of, report.nodes)
     if report.probes:
         yield "probes", map(probe_of, report.probes)
@@ -163,19 +175,18 @@ def lists(report: Report) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
 def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
     """The report as JSON, indented, list entry by list entry; of the many endpoints each is one line."""
     encode = json.JSONEncoder(indent=2, ensure_ascii=options.ascii_only).encode
-    flat = json.JSONEncoder(ensure_ascii=options.ascii_only).encode
+    whole = json.JSONEncoder(ensure_ascii=options.ascii_only).encode
+    quoted = encode_basestring_ascii if options.ascii_only else encode_basestring
+
+    def flat(value: object) -> str:
+        return quoted(value) if isinstance(value, str) else whole(value)
+
     yield json_safe(encode(envelope(report))).removesuffix("\n}")
-    for name, entries in lists(report):
+    for name, entries in lists(report, lambda row: _service(row, list(iter(row.endpoints)))):
         yield f',\n  "{name}": ['
         comma = ""
         for entry in entries:
-            endpoints = entry.get("endpoints")
-            text = encode({**entry, "endpoints": []} if endpoints else entry).replace("\n", "\n    ")
-            if endpoints:
-                # In a string a quote is never bare, so these words stand only between two endpoints.
-                lines = flat(endpoints).replace('}, {"pod": ', '},\n        {"pod": ')
-                text = text.replace('"endpoints": []', f'"endpoints": [\n        {lines[1:-1]}\n      ]', 1)
-            yield comma + "\n    " + json_safe(text)
+            yield comma + "\n    " + json_safe(_indented(entry, flat, "\n    "))
             comma = ","
         yield "\n  ]" if comma else "]"
     if report.shard is not None:
@@ -183,3 +194,46 @@ def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
 
         yield ',\n  "shard": ' + json_safe(encode(shard_of(report.shard))).replace("\n", "\n  ")
     yield "\n}\n"
+
+
+def _indented(value: object, flat: Callable[[Any], str], before: str) -> str:
+    """A field a line, an item a line, an endpoint a line: what json itself has for this is written in Python, and much slower.
+
+    `before`: the line break and the blanks that stand before the value's own lines.
+    """
+    if isinstance(value, dict) and value:
+        inner = before + "  "
+        fields = [
+            f'"{name}": {_listed(found, flat, inner) if name == "endpoints" else _indented(found, flat, inner)}'
+            for name, found in value.items()
+        ]
+        return f"{{{inner}{f',{inner}'.join(fields)}{before}}}"
+    if isinstance(value, list) and value:
+        inner = before + "  "
+        return f"[{inner}{f',{inner}'.join([_indented(item, flat, inner) for item in value])}{before}]"
+    return flat(value)
+
+
+def _listed(endpoints: Sequence[Any], flat: Callable[[Any], str], before: str) -> str:
+    if not endpoints:
+        return "[]"
+    lines = _endpoints(endpoints, flat) if isinstance(endpoints[0], EndpointRow) else map(flat, endpoints)
+    inner = before + "  "
+    return f"[{inner}{f',{inner}'.join(lines)}{before}]"
+
+
+def _endpoints(rows: Sequence[EndpointRow], flat: Callable[[Any], str]) -> list[str]:
+    """What `flat(endpoint_of(row))` gives for each; rows of a Service have shares, ports and nodes in common."""
+    text = cache(flat)
+    shares: dict[int, str] = {}
+    lines = []
+    for row in rows:
+        share = shares.get(id(row.share))  # the rows keep them alive
+        if share is None:
+            share = shares[id(row.share)] = flat(_share_of(row))
+        lines.append(
+            f'{{"pod": {text(row.pod)}, "address": {flat(row.address)}, "port": {text(row.port)}, "node": {text(row.node)}, '
+            f'"ready": {"true" if row.ready else "false"}, "state": {text(row.state)}, "share": {share}, '
+            f'"wrong": {flat(sorted(row.wrong)) if row.wrong else "[]"}}}'
+        )
+    return lines

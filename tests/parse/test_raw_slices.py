@@ -58,13 +58,14 @@ def test_text_and_dictionaries_say_the_same(name: str) -> None:
 
 def check_short(piece: Slice) -> None:
     """`plain` is there for exactly the slices it is meant for, and tells them rightly."""
-    all_plain = all(e.ready and e.zone_hints is None and e.node_hints is None for e in piece.endpoints)
+    all_plain = all(e.ready and not e.terminating and e.zone_hints is None and e.node_hints is None for e in piece.endpoints)
     if piece.plain is None:
         assert not all_plain
     else:
         assert all_plain
         assert list(piece.plain.addresses) == [e.address for e in piece.endpoints]
         assert list(piece.plain.nodes) == [e.node for e in piece.endpoints]
+        assert list(piece.plain.pods) == [e.pod for e in piece.endpoints]
 
 
 ODD: list[Any] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from reports import HOSTILE, made, of_capture
 
 import kubectl_svcroute
 from kubectl_svcroute.model.report import Report
-from kubectl_svcroute.render import RenderOptions, render
+from kubectl_svcroute.render import RenderOptions, json_, render
+from kubectl_svcroute.render.text import json_safe
 
 SCHEMA: dict[str, Any] = json.loads((Path(kubectl_svcroute.__file__).parent / "data" / "report.schema.json").read_text())
 OPTIONS = RenderOptions(width=80, color=False, no_headers=False, ascii_only=False)
@@ -84,3 +86,34 @@ def test_lists_come_with_their_lengths() -> None:
 def test_a_share_is_null_where_it_is_not_known() -> None:
     document = check(made(nodes=2, dark=1, wrong=0))
     assert document["services"][0]["endpoints"][0]["share"] == {"worker-000.example.net": 0.2, "worker-001.example.net": None}
+
+
+def as_json_has_it(report: Report, how: RenderOptions) -> str:
+    """The same document by json's own encoder: indented by two, but for endpoints, of which each is one line."""
+    document = {**json_.envelope(report), **{name: list(entries) for name, entries in json_.lists(report)}}
+    flat = json.JSONEncoder(ensure_ascii=how.ascii_only).encode
+    lines: dict[str, str] = {}
+    for entry in (*document["services"], *document.get("probes", ())):
+        for n, endpoint in enumerate(entry["endpoints"]):
+            mark = f"endpoint {len(lines)}"
+            lines[json.dumps(mark)] = flat(endpoint)
+            entry["endpoints"][n] = mark
+    text = json.dumps(document, indent=2, ensure_ascii=how.ascii_only) + "\n"
+    return re.sub(r'"endpoint \d+"', lambda found: lines[found[0]], text)
+
+
+@pytest.mark.parametrize("how", [OPTIONS, ASCII], ids=["unicode", "ascii"])
+@pytest.mark.parametrize(
+    "report",
+    [
+        made(),
+        made(nodes=3, endpoints=2, wrong=2, dark=1),
+        made(nodes=2, services=3, endpoints=5, text=HOSTILE, dark=1),
+        made(endpoints=0),
+        made(name="日本語"),
+        of_capture("v1.36-iptables-nft"),
+        of_capture("v1.31-nftables", faults("v1.31-nftables")[0]),
+    ],
+)
+def test_the_text_is_what_json_would_print(report: Report, how: RenderOptions) -> None:
+    assert render(report, "json", how) == json_safe(as_json_has_it(report, how))
