@@ -95,7 +95,7 @@ class Reference:
         for key, (cones, frontends) in self._added.items():
             self._twins[key] = Twin(
                 models=frozenset(cone.model for cone in cones if cone.model),
-                cones=tuple([(_addresses(cone), tuple([v for v in cone.cone.values if v.startswith(OWN)])) for cone in cones]),
+                cones=tuple([(_addresses(cone), tuple(cone.cone.chains)) for cone in cones]),
                 node_ports=tuple([cone.ask.node_port for cone in cones if cone.ask.node_port]),
                 frontends=tuple(frontends),
                 ports=tuple([cone.dialled for cone in cones]) if any(cone.ask.node_port for cone in cones) else (),

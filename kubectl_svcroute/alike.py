@@ -57,6 +57,8 @@ class Alike:
         self.view = view
         self.reference: Reference | NftReference | None = None
         """Where further nodes are to be held against this one: what they need to know of its Services."""
+        self.covered: set[str] = set()
+        """The chains of twins: each is led to, and none leads on to other Services' chains."""
         self.me = view.node.name.strip().lower() if view.behaviour.hairpin_local_only else ""
         self.room = sum(high - low + 1 for low, high in view.pods)
 

@@ -43,13 +43,18 @@ LARGE_CLUSTER = 1000
 class Audit:
     """One cluster's API objects, parsed once, against which any number of nodes is judged."""
 
-    def __init__(self, api: ApiObjects, selection: Selection, *, thorough: bool = False) -> None:
-        """`thorough`: walk every Service, also those whose rules are the same as another's (tests compare the two)."""
+    def __init__(self, api: ApiObjects, selection: Selection, *, thorough: bool = False, alone: bool = False) -> None:
+        """One cluster, and what is asked of it.
+
+        `thorough`: walk every Service, also those whose rules are the same as another's (tests compare the two). `alone`: one
+        node is judged, so nothing is kept for further ones to be held against.
+        """
         self.state = parse_cluster(api, only=selection.services)
         self.denied = api.denied
         self.objects = frozenset(api.objects)
         self.selection = selection
         self.thorough = thorough
+        self.alone = alone
         self.services = list(self.state.services)
         self.nodes = {node.name: node for node in self.state.nodes}
         self.alike = SharedParts()

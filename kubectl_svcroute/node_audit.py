@@ -326,7 +326,7 @@ class NodeAudit:
             self.changed[family] = again.changed
             return again.rules
         rules = parse_iptables_save(text, family=family, source=file)
-        if known is None:
+        if known is None and not self.whole.alone:
             self.whole.texts[file] = Known(text, rules)
             self.changed[family] = frozenset()
         return rules
@@ -380,7 +380,7 @@ class NodeAudit:
         elif self.whole.known is not None:
             found = [
                 *structure.duplicates(frame, self._owners),
-                *structure.leftover_chains(frame),
+                *structure.leftover_chains(frame, alike.covered if alike is not None else frozenset()),
                 *structure.deleted_services(frame, self.whole.known),
             ]
             self.observations.extend(found)
@@ -405,6 +405,7 @@ class NodeAudit:
                 twins.append(key)
                 for cone in cones:
                     self.frontends[key].extend(cone.dialled(node_ports))
+                    alike.covered.update(cone.cone.chains)
                 if alike.reference is not None:
                     alike.reference.add(key, cones, self.frontends[key])
                 continue

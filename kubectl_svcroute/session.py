@@ -187,7 +187,7 @@ def _from_snapshot(settings: Settings) -> tuple[Report, bool]:
         raise UsageError(f"{settings.snapshot}: the snapshot has no nodes")
     if settings.shard is not None:
         return _part_of_snapshot(settings, settings.shard, snapshot, selection, nodes), True
-    judge = Audit(snapshot.api, selection)
+    judge = Audit(snapshot.api, selection, alone=len(nodes) == 1)
     if judge.needs_inference:
         # Read twice, one at a time: a snapshot of many nodes is larger than memory may be.
         judge.learn(handle.read() for handle in nodes)

@@ -20,7 +20,7 @@ def prepare() -> None:
         else:
             os.environ.pop("LD_LIBRARY_PATH", None)
     # Tens of thousands of objects are made and kept, and hardly a cycle among them: look for those less often.
-    gc.set_threshold(200_000, 50, 100)
+    gc.set_threshold(1_000_000, 50, 100)
     for stream in (sys.stdout, sys.stderr):
         # Text from a cluster may hold what the terminal's encoding cannot show: better an escape than a traceback.
         if hasattr(stream, "reconfigure"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 
 from ..model.cluster import Service
@@ -236,6 +236,9 @@ def duplicates(frame: Frame, owners_of: Callable[[], Mapping[str, str]]) -> Iter
         if table is None:
             continue
         for chain, text in table.chains.texts.items():
+            many = text.count("\n")
+            if many < 2 or (many == 2 and text[: len(text) // 2] != text[len(text) // 2 :]):
+                continue  # most chains are an endpoint's, of two rules
             lines = text.split("\n")
             base = chain in table.policies
             if len(set(lines)) == len(lines) or not (base or chain.startswith(_ONCE)):
@@ -263,17 +266,22 @@ def _named(rule: str) -> str | None:
     return name[1] if name else None
 
 
-def leftover_chains(frame: Frame) -> Iterator[Observation]:
-    """Chains of Services that nothing jumps to."""
+def leftover_chains(frame: Frame, covered: Collection[str] = frozenset()) -> Iterator[Observation]:
+    """Chains of Services that nothing jumps to. `covered`: chains that are known to be led to, and to lead to none but such."""
     nat = frame.rules.tables.get("nat")
     if nat is None:
         return
     # A jump has no options, so the chain is the line's last word. Most chains are an endpoint's, which lead to no such chain.
     referenced: set[str] = set()
-    for text in nat.chains.texts.values():
-        if " -j KUBE-S" in text or " -j KUBE-E" in text or " -j KUBE-X" in text or " -j KUBE-F" in text or " -g KUBE-" in text:
+    owned = []
+    for chain, text in nat.chains.texts.items():
+        if chain in covered:
+            continue
+        if chain.startswith(_OWN):
+            owned.append(chain)
+        if text.count(" -j KUBE-") > text.count(" -j KUBE-MARK-MASQ\n") or " -g KUBE-" in text:
             referenced.update([rule[rule.rfind(" ") + 1 :] for rule in text.split("\n")])
-    idle = sorted(chain for chain in nat.chains if chain.startswith(_OWN) and chain not in referenced)
+    idle = sorted(chain for chain in owned if chain not in referenced)
     if idle:
         shown = ", ".join(idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")
         yield Observation(
@@ -302,19 +310,21 @@ def known_frontends(services: Sequence[Service]) -> Known:
     for service in services:
         if service.skipped:
             continue
-        own = [*service.cluster_ips, *service.external_ips, *(ip for ip, _ in service.load_balancer_ips)]
+        key = service.key
+        own = [number(ip) for ip in service.addresses]
         for ip in own:
-            ips[number(ip)] = service.key
+            ips[ip] = key
         if not service.headless_label:  # whether kube-proxy looks at one depends on its version
-            cluster_ips.update((number(ip), service.key) for ip in service.cluster_ips)
+            for ip in own[: len(service.cluster_ips)]:
+                cluster_ips[ip] = key
         for port in service.ports:
             proto = port.protocol.value.lower()
             for ip in own:
-                addresses[number(ip), proto, port.port] = service.key
+                addresses[ip, proto, port.port] = key
             if port.node_port:
-                node_ports[proto, port.node_port] = service.key
+                node_ports[proto, port.node_port] = key
         if service.health_check_port:
-            node_ports["tcp", service.health_check_port] = service.key
+            node_ports["tcp", service.health_check_port] = key
     return Known(addresses=addresses, ips=ips, cluster_ips=cluster_ips, node_ports=node_ports)
 
 
@@ -333,7 +343,7 @@ def deleted_services(frame: Frame, known: Known) -> Iterator[Observation]:
             continue
         for rule in table.chains.get(chain, ()):
             found = _ENTRY.match(rule)
-            if not found or target_of(rule) in ("KUBE-MARK-MASQ", "KUBE-NODEPORTS", ""):
+            if not found:
                 continue
             proto, port = found["proto"], int(found["port"])
             if found["ip"] and chain != "KUBE-NODEPORTS":
@@ -350,6 +360,8 @@ def deleted_services(frame: Frame, known: Known) -> Iterator[Observation]:
                     continue
                 service = None
                 where = f"node port {port}/{proto.upper()}"
+            if target_of(rule) in ("KUBE-MARK-MASQ", "KUBE-NODEPORTS", ""):
+                continue
             name = service or _named(rule)
             code = "SR411" if service else "SR501"
             says = f"Service {service} has no such port" if service else "no Service of the API has it"

@@ -23,10 +23,11 @@ class Metadata(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """An object by its kind and name."""
+    """An object by its kind and name; of an EndpointSlice the kind of its addresses too."""
 
     metadata: Metadata
     kind: str | None = None
+    addresses: str | None = msgspec.field(name="addressType", default=None)
 
 
 class RawItems(Sequence[dict[str, Any]]):

@@ -77,6 +77,8 @@ class Cone(NamedTuple):
     """The endpoints' addresses, and addresses with port, in the order of the rules."""
     more: object = ()
     """What else of the node's rules is about it: how many rules that catch everything stand before each entry, for one."""
+    chains: Sequence[str] = ()
+    """Its chains."""
 
 
 class Ask(NamedTuple):
@@ -209,10 +211,12 @@ class Twins:
             for chain in table.chains:
                 if chain.startswith(OWN):
                     continue
-                lines = table.chains[chain]
-                entries = table.name == "nat" and chain == "KUBE-SERVICES"
+                if table.name == "nat" and chain == "KUBE-SERVICES":
+                    if not self._read_entries(local):
+                        return False
+                    continue
                 by_port = table.name == "nat" and chain == "KUBE-NODEPORTS"
-                for rule in lines:
+                for rule in table.chains[chain]:
                     if by_port and _ENTRY_PORT.match(rule):
                         # Its port is its own; a network that it asks for besides divides as any other does.
                         if (nets := _NETWORK.match(rule)) and not self.cells.note_network(nets[1]):
@@ -221,15 +225,23 @@ class Twins:
                     found = PINNED.match(rule)
                     if found:
                         address = number(found[1])
-                        if not entries:
-                            self.cells.pinned.add(address)
+                        self.cells.pinned.add(address)
                         if not contains(local, address):
                             continue
                         # Node ports are dialled there: which of them it is about counts.
-                        self.at_node = self.at_node or entries
                     if not self.cells.weigh(rule) or _INTO_OWN.search(rule):
                         return False
         return True
+
+    def _read_entries(self, local: Ranges) -> bool:
+        """The same of the rules that lead to Services: each is about one address, or about all."""
+        rules = list(self.entries.catch_all)
+        for address, its in self.entries.addresses.items():
+            if contains(local, number(address)):
+                # Node ports are dialled there: which of them it is about counts.
+                self.at_node = True
+                rules += [rule for _, rule in its]
+        return not any(not self.cells.weigh(rule) or _INTO_OWN.search(rule) for rule in rules)
 
     # ---- one Service port ---------------------------------------------------------------------------------------------
 
@@ -289,7 +301,8 @@ class Twins:
             ips = [where[: where.find(":")] for where in destinations]
         ports = [str(ask.port)] + ([str(ask.node_port)] if ask.node_port else [])
         values = (*ask.addresses, chain, ask.names, *([outer] if outer else ()), *ends, *ips, *destinations, *ports)
-        return Cone("".join(parts), values, len(ports), ips, destinations, tuple(positions))
+        chains = [chain, outer, *ends] if outer else [chain, *ends]
+        return Cone("".join(parts), values, len(ports), ips, destinations, tuple(positions), chains)
 
     @staticmethod
     def _entry(

@@ -12,7 +12,7 @@ import re
 
 from ..model.records import dataclass, replace
 from ..model.ruleset import Chains, IptablesRules, Table
-from .iptables_save import BLOCK, DECLARED, Part, parts_of
+from .iptables_save import BLOCK, Part, declared_in, parts_of
 
 _COMMENT = re.compile(r' -m comment --comment (?:"(?:[^"\\]|\\.)*"|[^" ]+)')
 _COUNTED = re.compile(r"^\[\d+:\d+\] (?=-A )", re.MULTILINE)
@@ -99,9 +99,9 @@ class _Blocks:
         new: set[str] = set()
         gone: set[str] = set()
         if body[:start] != self.declarations:
-            lines = DECLARED.findall(body[:start])
-            declared = {name for _, name in lines}
-            if len(declared) != len(lines) or sum([len(line) for line, _ in lines]) != start or declared & table.policies.keys():
+            names = declared_in(body[:start])
+            declared = {*names} if names is not None else set()
+            if names is None or len(declared) != len(names) or declared & table.policies.keys():
                 return None
             old = known.keys() - table.policies.keys()
             new, gone = declared - old, old - declared

@@ -28,6 +28,7 @@ _HEAD = re.compile(
 )
 _POLICY = re.compile(r":([A-Z]+) (ACCEPT|DROP) \[[0-9]+:[0-9]+\]\n")
 _FOOT = re.compile(r"COMMIT\n# Completed on [A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2} [0-9]{4}\n")
+_UNCOUNTED = " - [0:0]"
 DECLARED = re.compile(r"(:([^\s:]\S*) - \[[0-9]+:[0-9]+\]\n)")
 BLOCK = re.compile(r"(-A (\S+) .*\n(?:-A \2 .*\n)*)")
 """All rules of a chain that stand together, and the chain's name."""
@@ -83,6 +84,19 @@ def parts_of(text: str) -> list[Part] | None:
     return found
 
 
+def declared_in(lines: str) -> list[str] | None:
+    """The chains that lines like `:KUBE-SERVICES - [0:0]` declare; None when they are not all of that form."""
+    if not lines:
+        return []
+    if lines[0] == ":" and lines.endswith(_UNCOUNTED + "\n"):
+        # As iptables-nft prints them, whose chains have no counters.
+        names = lines[1 : -len(_UNCOUNTED) - 1].split(_UNCOUNTED + "\n:")
+        if lines.count("\n") == len(names) and len(lines.split()) == 3 * len(names):
+            return names
+    found = DECLARED.findall(lines)
+    return [name for _, name in found] if sum([len(line) for line, _ in found]) == len(lines) else None
+
+
 def _usual(text: str, family: int, source: str) -> IptablesRules | None:
     """The rules of a text of the usual form, where each chain's rules stand together; None for any other text."""
     parts = parts_of(text)
@@ -94,14 +108,16 @@ def _usual(text: str, family: int, source: str) -> IptablesRules | None:
             return None
         policies = dict(part.policies)
         start = 0 if part.body.startswith("-A ") else part.body.find("\n-A ") + 1 or len(part.body)
-        declared = DECLARED.findall(part.body[:start])
+        declared = declared_in(part.body[:start])
+        if declared is None:
+            return None
         blocks = BLOCK.findall(part.body, start)
-        texts = dict.fromkeys([*policies, *[name for _, name in declared]], "")
+        texts = dict.fromkeys([*policies, *declared], "")
         known = len(texts)
         rules = {name: block for block, name in blocks}
         texts.update(rules)
         # Nothing is left over, nothing stands twice, and no rule is of a chain that was not declared.
-        whole = sum([len(block) for block, _ in blocks]) + sum([len(line) for line, _ in declared]) == len(part.body)
+        whole = start + sum([len(block) for block, _ in blocks]) == len(part.body)
         once = len(part.policies) + len(declared) == known == len(texts) and len(rules) == len(blocks)
         if not whole or not once or not _BUILTIN.issuperset(policies):
             return None

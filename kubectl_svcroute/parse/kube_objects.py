@@ -6,7 +6,6 @@ versions is left to `expect/`.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,10 +81,7 @@ def parse_cluster(api: ApiObjects, *, only: frozenset[str] | None = None) -> Clu
 def names_of(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(namespace, name) of each object of a List. Raises ParseError for one that has none."""
     if not isinstance(items, list):
-        import msgspec  # noqa: PLC0415 - with a large List, which it has read
-
-        with contextlib.suppress(msgspec.ValidationError):  # as below, where the object is named
-            return [(head.metadata.namespace, head.metadata.name) for head in cast("RawItems", items).heads]
+        return [(head.metadata.namespace, head.metadata.name) for head in cast("RawItems", items).heads]
     return [_guard("object", item, _name_of) for item in items]
 
 
@@ -108,11 +104,11 @@ class LazySlices(Mapping[str, tuple[Slice, ...]]):
     def _keys(self) -> Iterator[str]:
         """The Service of each item."""
         if not isinstance(self._items, list):
-            from .raw_slices import heads, slice_of  # noqa: PLC0415 - of large Lists alone
+            from .raw_slices import slice_of  # noqa: PLC0415 - of large Lists alone
 
             items = cast("RawItems", self._items)
-            found = heads(items)
-            if found is not None:
+            found = items.heads
+            if all(head.metadata.namespace and head.addresses is not None for head in found):
 
                 def parse(place: int) -> Slice:
                     try:
@@ -122,7 +118,7 @@ class LazySlices(Mapping[str, tuple[Slice, ...]]):
 
                 self._parse = parse
                 for head in found:
-                    yield _owner(head.metadata.namespace, head.metadata.labels or {}, head.type)
+                    yield _owner(head.metadata.namespace, head.metadata.labels or {}, head.addresses)
                 return
         for item in self._items:
             yield _guard("EndpointSlice", item, _slice_of)

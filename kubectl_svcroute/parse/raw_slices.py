@@ -15,7 +15,7 @@ import msgspec
 from ..model.cluster import Endpoint, EndpointPort, PlainEndpoints, Slice
 from ..model.lazy import Lazy
 from ..model.net import Protocol, canonical_ip
-from ..model.raw_items import Metadata, RawItems
+from ..model.raw_items import Metadata
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
@@ -63,22 +63,6 @@ class _Slice(msgspec.Struct, frozen=True, gc=False):
     type: str = msgspec.field(name="addressType")
     endpoints: tuple[_Endpoint, ...] | None = None
     ports: tuple[_Port, ...] | None = None
-
-
-class SliceHead(msgspec.Struct, frozen=True, gc=False):
-    """What tells whose slice it is."""
-
-    metadata: Metadata
-    type: str = msgspec.field(name="addressType")
-
-
-def heads(items: RawItems) -> list[SliceHead] | None:
-    """The heads of slices; None when one has another shape than an API server gives it."""
-    try:
-        found = items.as_type(SliceHead)
-    except msgspec.ValidationError:
-        return None
-    return found if all(head.metadata.name and head.metadata.namespace for head in found) else None
 
 
 _SLICE = msgspec.json.Decoder(_Slice)
