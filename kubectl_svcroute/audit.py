@@ -71,6 +71,8 @@ class Audit:
             family: union(single(number(ip)) for ips in self.state.pod_ips.values() for ip in ips if (":" in ip) == (family == 6))
             for family in (4, 6)
         }
+        self.counts: dict[str, tuple[int, int]] = {}
+        """Service -> (ready, all) endpoints, where they were counted elsewhere."""
         self.texts: dict[str, Known] = {}
         """File -> what the first node had in it, for the further ones to be held against."""
         self.references: dict[int, Reference] = {}
@@ -216,7 +218,7 @@ class Audit:
             ports=tuple(_port_text(port.name, port.port, port.protocol.value, port.node_port) for port in service.ports),
             port_order=tuple(map(str, service.ports)),
             policy=_policy_text(service),
-            counts=self._counts(service),
+            counts=self.counts_of(service),
             skipped=service.skipped,
             endpoints=Lazy(self._endpoints_of(service)),
         )
@@ -238,8 +240,10 @@ class Audit:
 
         return make
 
-    def _counts(self, service: Service) -> tuple[int, int]:
+    def counts_of(self, service: Service) -> tuple[int, int]:
         """(ready, all) endpoints as the API has them; one that serves several ports counts once."""
+        if (known := self.counts.get(service.key)) is not None:
+            return known
         if service.skipped:
             return 0, 0
         families = {":" in ip for ip in service.cluster_ips}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .again import Reference
 from .alike import Alike
@@ -33,6 +33,7 @@ from .expect.routes import (
     plan_service,
 )
 from .expect.versions import Behaviour, behaviour
+from .halves import in_halves
 from .model.cluster import Node, ProxyConfig, Service, ServicePort, Slice
 from .model.net import Backend, Frontend, FrontendKind, Protocol
 from .model.node_result import BESIDE_RULES, NodeResult, ShareKey, SyncState
@@ -76,6 +77,10 @@ _SYSCTLS = (
     "net.netfilter.nf_conntrack_max",
     "net.netfilter.nf_conntrack_count",
 )
+_MODELS_AMONG = 256
+"""Among so many Services most of the kinds that a cluster has are met."""
+_WORTH_HALVING = 1000
+"""Services whose comparison takes longer than it takes to make a second process, and to hear from it."""
 _FEW_SERVICES = 16
 """Where no more than so many Services are asked for, each is walked, and its way through the rules is there to be shown."""
 
@@ -108,6 +113,15 @@ def _leftovers(others: Sequence[IptablesRules]) -> Iterator[Observation]:
             evidence=(structure.programmed_sample(rules),),
             place="foreign",
         )
+
+
+class _Recognised(NamedTuple):
+    """A Service whose rules are a model's."""
+
+    frontends: list[str]
+    chains: list[str]
+    counts: tuple[int, int]
+    """(ready, all) endpoints."""
 
 
 class NodeAudit:
@@ -397,11 +411,22 @@ class NodeAudit:
         self._connections(view)
         node_ports = node_port_addresses(view)
         twins = []
-        for service in self._programmed(view):
+        services = list(self._programmed(view))
+        recognised: dict[str, _Recognised] = {}
+        for place, service in enumerate(services):
+            key = service.key
+            if place == _MODELS_AMONG and alike is not None and self.whole.alone:
+                # The models are known by now: whose rules are theirs is found out on two processors.
+                recognised = self._recognised(services[place:], alike, node_ports)
+            if (found := recognised.get(key)) is not None and alike is not None:
+                twins.append(key)
+                self.frontends[key].extend(found.frontends)
+                alike.covered.update(found.chains)
+                self.whole.counts[key] = found.counts
+                continue
             slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
             cones = alike.cones(service, slices) if alike is not None else None
             if alike is not None and cones is not None and all(cone.twin for cone in cones):
-                key = service.key
                 twins.append(key)
                 for cone in cones:
                     self.frontends[key].extend(cone.dialled(node_ports))
@@ -411,11 +436,29 @@ class NodeAudit:
                 continue
             right = self._walk(service, slices, view, asker, landmarks, facts, stops)
             if alike is not None and cones is not None and right:
-                alike.learn(service.key, cones)
+                alike.learn(key, cones)
                 if alike.reference is not None and alike.reference.keeps_models:
-                    alike.reference.add(service.key, cones, self.frontends[service.key])
+                    alike.reference.add(key, cones, self.frontends[key])
         self._right_as_others(twins, view)
         return stops
+
+    def _recognised(self, services: Sequence[Service], alike: Alike, node_ports: Sequence[str]) -> dict[str, _Recognised]:
+        """Those of many Services whose rules are a model's; what is kept of each."""
+
+        def work(part: Sequence[Service]) -> dict[str, _Recognised]:
+            found = {}
+            for service in part:
+                slices = self.whole.slices_of(service, legacy=not alike.view.behaviour.reads_slices)
+                cones = alike.cones(service, slices)
+                if cones is not None and all(cone.twin for cone in cones):
+                    found[service.key] = _Recognised(
+                        [text for cone in cones for text in cone.dialled(node_ports)],
+                        [chain for cone in cones for chain in cone.cone.chains],
+                        self.whole.counts_of(service),
+                    )
+            return found
+
+        return {key: twin for part in in_halves(work, services, least=_WORTH_HALVING) for key, twin in part.items()}
 
     def _services_again(
         self, view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts, reference: Reference, touched: set[str]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import chain
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
 
+from ..halves import in_halves
 from ..model.flow import ProbeRow
 from ..model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Unverified
 from . import RenderOptions
@@ -16,6 +18,10 @@ from .view import totals
 
 API_VERSION = "svcroute/v1"
 KIND = "RouteReport"
+_FEW_NODES = 4
+"""Up to so many nodes the text of all Services is short enough to be held, and to be sent from a second process."""
+_WORTH_HALVING = 1000
+"""Services whose text takes longer to make than a second process."""
 
 
 def envelope(report: Report) -> dict[str, Any]:
@@ -160,13 +166,11 @@ def probe_of(row: ProbeRow) -> dict[str, Any]:
     }
 
 
-def lists(
-    report: Report, service: Callable[[ServiceRow], dict[str, Any]] = service_of
-) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
+def lists(report: Report) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
     """The lists of a report under their names, each made as it is read."""
     yield "findings", map(finding_of, report.findings)
     yield "unverified", map(unverified_of, report.unverified)
-    yield "services", map(service, report.services)
+    yield "services", map(service_of, report.services)
     yield "nodes", map(node_of, report.nodes)
     if report.probes:
         yield "probes", map(probe_of, report.probes)
@@ -182,11 +186,22 @@ def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
         return quoted(value) if isinstance(value, str) else whole(value)
 
     yield json_safe(encode(envelope(report))).removesuffix("\n}")
-    for name, entries in lists(report, lambda row: _service(row, list(iter(row.endpoints)))):
+    def text_of(entry: dict[str, Any]) -> str:
+        return json_safe(_indented(entry, flat, "\n    "))
+
+    def texts_of(rows: Sequence[ServiceRow]) -> list[str]:
+        return [text_of(_service(row, list(iter(row.endpoints)))) for row in rows]
+
+    for name, entries in lists(report):
+        texts: Iterable[str] = map(text_of, entries)
+        if name == "services" and len(report.nodes) <= _FEW_NODES:
+            texts = chain.from_iterable(in_halves(texts_of, report.services, least=_WORTH_HALVING))
+        elif name == "services":
+            texts = (texts_of([row])[0] for row in report.services)
         yield f',\n  "{name}": ['
         comma = ""
-        for entry in entries:
-            yield comma + "\n    " + json_safe(_indented(entry, flat, "\n    "))
+        for text in texts:
+            yield f"{comma}\n    {text}"
             comma = ","
         yield "\n  ]" if comma else "]"
     if report.shard is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,14 +16,14 @@ from hypothesis import strategies as st
 from kubectl_svcroute.collect.large_list import large_list
 from kubectl_svcroute.errors import ParseError
 from kubectl_svcroute.model.cluster import Slice
-from kubectl_svcroute.model.raw_items import RawItems
 from kubectl_svcroute.parse.kube_objects import LazySlices
 from kubectl_svcroute.parse.raw_slices import slice_of
 
 
-def raw(items: list[Any]) -> RawItems:
-    """Objects as a large List holds them."""
-    return RawItems([msgspec.Raw(json.dumps(item).encode()) for item in items])
+def raw(items: list[Any]) -> Sequence[dict[str, Any]]:
+    """Objects as a large List holds them; as they are where that refuses them."""
+    found = large_list(json.dumps({"kind": "EndpointSliceList", "items": items}).encode(), "EndpointSlice")
+    return found["items"] if found is not None else items
 
 
 def told(slices: LazySlices) -> dict[str, Any]:
