@@ -227,9 +227,13 @@ class Audit:
         def make() -> tuple[EndpointFact, ...]:
             families = {":" in ip for ip in service.cluster_ips}
             found: dict[tuple[str, Backend], EndpointFact] = {}
-            for piece in self.slices_of(service):
-                if (piece.family == 6) not in families:
-                    continue
+            pieces = [piece for piece in self.slices_of(service) if (piece.family == 6) in families]
+            if len(pieces) == len(service.ports) == 1 == len(pieces[0].ports) and pieces[0].plain is not None:
+                (piece,), (port,), (number_,) = pieces, service.ports, pieces[0].ports
+                once = len({*pieces[0].plain.addresses}) == len(pieces[0].plain.addresses)
+                if once and number_.name == port.name and number_.protocol == port.protocol:
+                    return tuple(_facts(piece, str(port), number_.port))  # nothing can stand twice
+            for piece in pieces:
                 for port in service.ports:
                     name = str(port)
                     for number_ in piece.ports:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 from .checks.rollup import sort_key
 from .model.facts import EndpointFact, Facts, ServiceFacts
@@ -150,7 +151,7 @@ def _endpoint_rows(service: ServiceFacts, index: _Index, verified: Sequence[Node
     fair_on = {r.row.node: name in r.even if r.row.node in told else None for r in index.results}
     shares = {count: {node: _fair(fair, count) for node, fair in fair_on.items()} for count in {0, *even.values()}}
     order = {port: n for n, port in enumerate(service.port_order)}
-    facts.sort(key=lambda fact: (order.get(fact.port, 99), fact.backend))
+    facts.sort(key=itemgetter(1) if len(even) < 2 else lambda fact: (order.get(fact.port, 99), fact.backend))
     wrong: frozenset[str] = frozenset()
     for port, backend, pod, node, ready, state in facts:
         share = shares[even[port, ":" in backend.address] if state != "not an endpoint" else 0]
@@ -159,7 +160,8 @@ def _endpoint_rows(service: ServiceFacts, index: _Index, verified: Sequence[Node
             own = {where: r.shares[key] for where, r in noted.items() if where in told and key in r.shares}
             share = {**share, **own} if own else share
             wrong = frozenset([where for where, r in noted.items() if key in r.wrong])
-        yield EndpointRow(str(backend), pod, node, ready, state, port, share, wrong)
+        address = str(backend) if ":" in backend[0] else f"{backend[0]}:{backend[1]}"
+        yield EndpointRow(address, pod, node, ready, state, port, share, wrong)
 
 
 def _fair(fair: bool | None, count: int) -> float | None:

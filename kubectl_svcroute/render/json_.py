@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from json.encoder import encode_basestring, encode_basestring_ascii
@@ -179,15 +179,10 @@ def lists(report: Report) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
 def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
     """The report as JSON, indented, list entry by list entry; of the many endpoints each is one line."""
     encode = json.JSONEncoder(indent=2, ensure_ascii=options.ascii_only).encode
-    whole = json.JSONEncoder(ensure_ascii=options.ascii_only).encode
-    quoted = encode_basestring_ascii if options.ascii_only else encode_basestring
-
-    def flat(value: object) -> str:
-        return quoted(value) if isinstance(value, str) else whole(value)
-
+    writer = _Writer(ascii_only=options.ascii_only)
     yield json_safe(encode(envelope(report))).removesuffix("\n}")
     def text_of(entry: dict[str, Any]) -> str:
-        return json_safe(_indented(entry, flat, "\n    "))
+        return json_safe(writer.indented(entry, "\n    "))
 
     def texts_of(rows: Sequence[ServiceRow]) -> list[str]:
         return [text_of(_service(row, list(iter(row.endpoints)))) for row in rows]
@@ -211,44 +206,58 @@ def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
     yield "\n}\n"
 
 
-def _indented(value: object, flat: Callable[[Any], str], before: str) -> str:
-    """A field a line, an item a line, an endpoint a line: what json itself has for this is written in Python, and much slower.
+class _Writer:
+    """JSON with a field a line, an item a line, an endpoint a line. What json itself has for that is Python too, and slower."""
 
-    `before`: the line break and the blanks that stand before the value's own lines.
-    """
-    if isinstance(value, dict) and value:
+    def __init__(self, *, ascii_only: bool) -> None:
+        self._whole = json.JSONEncoder(ensure_ascii=ascii_only).encode
+        self._quoted = encode_basestring_ascii if ascii_only else encode_basestring
+        self._known = cache(self.flat)
+        """The same, for what is there many times."""
+
+    def flat(self, value: object) -> str:
+        """A value on one line."""
+        return self._quoted(value) if isinstance(value, str) else "null" if value is None else self._whole(value)
+
+    def indented(self, value: object, before: str) -> str:
+        """A value on lines of its own. `before`: the line break and the blanks that stand before each."""
+        if isinstance(value, dict) and value:
+            inner = before + "  "
+            fields = []
+            for name, found in value.items():
+                if isinstance(found, str):
+                    text = self.flat(found)
+                elif name == "endpoints":
+                    text = self._endpoints(found, inner)
+                else:
+                    text = self.indented(found, inner)
+                fields.append(f'"{name}": {text}')
+            return f"{{{inner}{f',{inner}'.join(fields)}{before}}}"
+        if isinstance(value, list) and value:
+            inner = before + "  "
+            return f"[{inner}{f',{inner}'.join([self.indented(item, inner) for item in value])}{before}]"
+        return self.flat(value)
+
+    def _endpoints(self, endpoints: Sequence[Any], before: str) -> str:
+        if not endpoints:
+            return "[]"
+        lines = self._rows(endpoints) if isinstance(endpoints[0], EndpointRow) else map(self.flat, endpoints)
         inner = before + "  "
-        fields = [
-            f'"{name}": {_listed(found, flat, inner) if name == "endpoints" else _indented(found, flat, inner)}'
-            for name, found in value.items()
-        ]
-        return f"{{{inner}{f',{inner}'.join(fields)}{before}}}"
-    if isinstance(value, list) and value:
-        inner = before + "  "
-        return f"[{inner}{f',{inner}'.join([_indented(item, flat, inner) for item in value])}{before}]"
-    return flat(value)
+        return f"[{inner}{f',{inner}'.join(lines)}{before}]"
 
-
-def _listed(endpoints: Sequence[Any], flat: Callable[[Any], str], before: str) -> str:
-    if not endpoints:
-        return "[]"
-    lines = _endpoints(endpoints, flat) if isinstance(endpoints[0], EndpointRow) else map(flat, endpoints)
-    inner = before + "  "
-    return f"[{inner}{f',{inner}'.join(lines)}{before}]"
-
-
-def _endpoints(rows: Sequence[EndpointRow], flat: Callable[[Any], str]) -> list[str]:
-    """What `flat(endpoint_of(row))` gives for each; rows of a Service have shares, ports and nodes in common."""
-    text = cache(flat)
-    shares: dict[int, str] = {}
-    lines = []
-    for row in rows:
-        share = shares.get(id(row.share))  # the rows keep them alive
-        if share is None:
-            share = shares[id(row.share)] = flat(_share_of(row))
-        lines.append(
-            f'{{"pod": {text(row.pod)}, "address": {flat(row.address)}, "port": {text(row.port)}, "node": {text(row.node)}, '
-            f'"ready": {"true" if row.ready else "false"}, "state": {text(row.state)}, "share": {share}, '
-            f'"wrong": {flat(sorted(row.wrong)) if row.wrong else "[]"}}}'
-        )
-    return lines
+    def _rows(self, rows: Sequence[EndpointRow]) -> list[str]:
+        """What `flat(endpoint_of(row))` gives for each; most of it is common to the rows of a Service, or to all rows."""
+        flat, known = self._quoted, self._known
+        alike: Mapping[str, float | None] | None = None
+        share = ""
+        lines = []
+        for row in rows:
+            if row.share is not alike:
+                alike, share = row.share, self._whole(_share_of(row))
+            pod = "null" if row.pod is None else flat(row.pod)
+            lines.append(
+                f'{{"pod": {pod}, "address": {flat(row.address)}, "port": {known(row.port)}, "node": {known(row.node)}, '
+                f'"ready": {"true" if row.ready else "false"}, "state": {known(row.state)}, "share": {share}, '
+                f'"wrong": {self._whole(sorted(row.wrong)) if row.wrong else "[]"}}}'
+            )
+        return lines
