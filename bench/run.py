@@ -96,6 +96,16 @@ class Bench:
         self.pairs = pairs
         self.count = count
 
+    def of_another_node(self, text: str) -> str:
+        """The ruleset of the second node of the nftables cluster, where it has one: other endpoints are its own."""
+        nodes = sorted((self.cluster("nftables") / "nodes").iterdir())
+        if len(nodes) < 2:
+            return text
+        found = shuffled_nft((nodes[1] / "nft-ruleset.json").read_text(encoding="utf-8"))
+        listed = json.loads((self.cluster("nftables") / "api" / "nodes.json").read_text(encoding="utf-8"))["items"]
+        by_name = {node["metadata"]["name"]: f'"{_address(node)}"' for node in listed}
+        return found.replace(by_name[nodes[1].name], by_name[nodes[0].name])
+
     # ---- input ----------------------------------------------------------------------------------------------------------
 
     def cluster(self, mode: str) -> Path:
@@ -116,7 +126,7 @@ class Bench:
         """The large cluster with so many nodes, each with the files of the first; `change` edits those of all but the first."""
         source = self.cluster(mode)
         first = sorted((source / "nodes").iterdir())[0]
-        target = self.folder / f"{mode}-{name or 'same'}-{count}"
+        target = self.folder / f"{mode}-{(name or 'same').replace(' ', '-')}-{count}"
         if target.is_dir():
             return target
         target.mkdir(parents=True)
@@ -127,17 +137,19 @@ class Bench:
         (target / "api" / "nodes.json").unlink()
         (target / "api" / "nodes.json").write_text(json.dumps(listed), encoding="utf-8")
         files = ("iptables-save.txt", "nft-ruleset.json")
-        changed: dict[str, Path] = {}
+        changed: dict[str, str] = {}
+        own = f'"{_address(model)}"'
         for n in range(count):
             node = target / "nodes" / (first.name if n == 0 else f"further{n}")
             node.mkdir(parents=True)
             for file in first.iterdir():
-                if n and change is not None and file.name in files:
+                if n and file.name in files and (change is not None or file.name == "nft-ruleset.json"):
                     if file.name not in changed:
-                        (node / file.name).write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
-                        changed[file.name] = node / file.name
-                        continue
-                    os.link(changed[file.name], node / file.name)
+                        text = file.read_text(encoding="utf-8")
+                        changed[file.name] = change(text) if change is not None else text
+                    # The set nodeport-ips holds the node's own address, and nothing else does.
+                    text = changed[file.name].replace(own, f'"{_address(listed["items"][n])}"')
+                    (node / file.name).write_text(text, encoding="utf-8")
                 else:
                     os.link(file, node / file.name)
         return target
@@ -177,6 +189,11 @@ class Bench:
     def audit(self, snapshot: Path, *words: str) -> Cost:
         """One run of the program over a snapshot. (Status 3: not every node that the API lists is in it.)"""
         return run([str(PROGRAM), "--snapshot", str(snapshot), *words], fine=(0, 1, 3))
+
+
+def _address(node: dict[str, Any]) -> str:
+    """A Node's own address."""
+    return next(str(a["address"]) for a in node["status"]["addresses"] if a["type"] == "InternalIP")
 
 
 def _node(model: dict[str, Any], name: str, number: int) -> dict[str, Any]:
@@ -227,6 +244,28 @@ def shuffled(text: str) -> str:
 def handled(text: str) -> str:
     """Other handles, as a kernel gives that made the objects in another order."""
     return re.sub(r'"handle": (\d+)', lambda found: f'"handle": {int(found[1]) + 7}', text)
+
+
+def shuffled_nft(text: str) -> str:
+    """Chains, sets and elements in another order, with other handles: what kube-proxy has made in another order."""
+    rng = random.Random(7)
+    head, *objects = json.loads(text)["nftables"]
+    printed = [head]
+    for table in (o for o in objects if "table" in o):
+        where = (table["table"]["family"], table["table"]["name"])
+        mine = [o for o in objects for body in o.values() if (body["family"], body.get("table")) == where]
+        sets = [o for o in mine if "set" in o or "map" in o]
+        chains = [o for o in mine if "chain" in o]
+        rules: dict[str, list[dict[str, Any]]] = {}
+        for o in mine:
+            if "rule" in o:
+                rules.setdefault(o["rule"]["chain"], []).append(o)
+        own = [o for o in chains if "hook" not in o["chain"]]
+        blocks = list(rules.values())
+        for several in (sets, own, blocks):
+            rng.shuffle(several)
+        printed += [table, *sets, *(o for o in chains if "hook" in o["chain"]), *own, *(o for block in blocks for o in block)]
+    return handled(json.dumps({"nftables": printed}))
 
 
 # ---- the rows -------------------------------------------------------------------------------------------------------------

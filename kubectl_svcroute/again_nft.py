@@ -31,7 +31,7 @@ from .model.nft_plain import ADDRESS4, ADDRESS6, NUMBER, PROTOCOL, Key, PlainEle
 from .model.ranges import Ranges, contains, number, subtract, union
 from .model.ranges import text as address_text
 from .model.ruleset import IptablesRules
-from .observe.twins_nft import Hairpins, Kinds, NftKey, NftModels, count_kinds, is_own, plain
+from .observe.twins_nft import Hairpins, Kinds, NftKey, NftModels, as_plain, count_kinds, is_own, plain
 
 _FEW_ADDRESSES = 256
 _BY_ADDRESS = ("service-ips", "no-endpoint-services", "firewall-ips")
@@ -107,7 +107,7 @@ class NftReference:
         touched = _Touched()
         if not self._compare_tables(rules, table, touched):
             return None
-        if touched.ports & index.ports:
+        if index.has_port(touched.ports):
             return None  # a port that a Service or an endpoint has too: how it was weighed no longer holds
         hairpins = plain(table, "hairpin-connections", _hairpin_key(view.family))
         services = plain(table, "service-ips", _service_key(view.family))
@@ -202,12 +202,14 @@ class _Touched:
 
     def elements(self, name: str, new: NftSet, old: NftSet) -> bool:
         """Note the elements that only one of two sets has; False where these are of a set that cannot be told apart so."""
-        a, b = new.elements, old.elements
-        kinds = {it.kinds for it in (a, b) if isinstance(it, PlainElements) and it}
-        if len(kinds) > 1 or not all(isinstance(it, PlainElements) or not it for it in (a, b)):
+        a, b = as_plain(new.elements), as_plain(old.elements)
+        if a is None or b is None:
             return False
-        rows = _rows(a) ^ _rows(b)
+        kinds = {it.kinds for it in (a, b) if it}
+        if len(kinds) != 1:
+            return False
         (columns,) = kinds
+        rows = _rows(a) ^ _rows(b)
         if (name in _BY_ADDRESS and columns[1:] == (PROTOCOL, NUMBER)) or name in ("cluster-ips", "nodeport-ips"):
             if columns[:1] not in ((ADDRESS4,), (ADDRESS6,)):
                 return False
@@ -228,9 +230,7 @@ def _same(a: NftSet, b: NftSet) -> bool:
     return a == b
 
 
-def _rows(elements: Sequence[object]) -> set[tuple[Key, object]]:
-    if not isinstance(elements, PlainElements):
-        return set()
+def _rows(elements: PlainElements) -> set[tuple[Key, object]]:
     verdicts: Sequence[object] = elements.verdicts or [None] * len(elements.keys)
     return set(zip(elements.keys, verdicts, strict=True))
 
@@ -269,52 +269,44 @@ class _Index:
 
     def __init__(self, twins: Mapping[str, NftTwin], *, six: bool) -> None:
         self.six = six
-        self.services = list(twins)
         self._twins = twins
-        self._addresses: dict[str, list[str]] = {}
         self._names: dict[str, str] = {}
-        self.ports: set[int] = set()
-        """Every port of a Service or an endpoint."""
-        self.most = 0
+        self._ports: list[tuple[str, PortCone]] = [(key, cone) for key, twin in twins.items() for cone in twin.cones]
+        self._sizes = [len(cone.cone.ips) for _, cone in self._ports]
+        self.most = max(self._sizes, default=0)
         """The most endpoints that a port has."""
-        self._mixed: list[int] = []
+        self._mixed = [n for n, (_, cone) in enumerate(self._ports) if not _in_one_cell(cone)]
         """The ports whose endpoints do not all lie in one cell."""
-        self._ports: list[tuple[str, PortCone]] = []
-        self._owner: dict[str, dict[str, int]] = defaultdict(dict)
-        """Protocol -> destination -> the first of `_ports` that leads there."""
+        self._owner: dict[str, dict[str, int]] = {}
+        """Protocol -> destination -> the last of `_ports` that leads there."""
+        for n, (_, cone) in enumerate(self._ports):
+            self._owner.setdefault(cone.ask.proto, {}).update(dict.fromkeys(cone.cone.destinations, n))
         self._more: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         """The others that lead there."""
+        if sum(map(len, self._owner.values())) < sum(self._sizes):
+            for n, (_, cone) in enumerate(self._ports):
+                for where in cone.cone.destinations:
+                    if self._owner[cone.ask.proto][where] != n:
+                        self._more[cone.ask.proto][where].append(n)
         classes: dict[object, int] = {}
         self._classes: list[tuple[str, int, tuple[int, ...]]] = []
         """Service, the first of its `_ports`, and the class of each."""
-        self._sizes: list[int] = []
-        ends = set()
+        first = 0
         for key, twin in twins.items():
-            first = len(self._ports)
-            for cone in twin.cones:
-                here = len(self._ports)
-                self._ports.append((key, cone))
-                self._sizes.append(len(cone.cone.ips))
-                for address in cone.ask.addresses:
-                    self._addresses.setdefault(address_text(number(address), 6) if six else address, []).append(key)
-                for ip in cone.cone.ips:
-                    self._addresses.setdefault(ip, []).append(key)
-                owner = self._owner[cone.ask.proto]
-                for where in cone.cone.destinations:
-                    if owner.setdefault(where, here) != here:
-                        self._more[cone.ask.proto][where].append(here)
-                    ends.add(where[where.rfind(":") + 1 :])
-                self.ports.add(cone.ask.port)
-                self.most = max(self.most, len(cone.cone.ips))
-                if not _in_one_cell(cone):
-                    self._mixed.append(here)
             its = tuple([classes.setdefault(_class(cone), len(classes)) for cone in twin.cones])
             self._classes.append((key, first, its))
-        self.ports.update(map(int, ends))
+            first += len(its)
+
+    def has_port(self, ports: set[int]) -> bool:
+        """Whether one of these is the port of a Service or of an endpoint."""
+        return any(
+            cone.ask.port in ports or any(int(where[where.rfind(":") + 1 :]) in ports for where in cone.cone.destinations)
+            for _, cone in (self._ports if ports else ())
+        )
 
     def touched_by(self, touched: _Touched) -> set[str]:
         """The Services to which chains, sets, addresses and node ports belong."""
-        found = {key for address in touched.addresses for key in self._addresses.get(address, ())}
+        found = self._with(touched.addresses)
         if (touched.chains or touched.sets) and not self._names:
             self._names = {v: key for key, twin in self._twins.items() for cone in twin.cones for v in cone.cone.values}
         names = [f'"{name}"' for name in touched.chains] + [f'"@{name}"' for name in touched.sets]
@@ -323,22 +315,36 @@ class _Index:
             found.update(key for key, twin in self._twins.items() if not touched.node_ports.isdisjoint(twin.node_ports))
         return found
 
+    def _with(self, addresses: set[str]) -> set[str]:
+        """The Services that have one of these addresses, or send to one."""
+        if not addresses:
+            return set()
+        return {
+            key for key, cone in self._ports
+            if not addresses.isdisjoint(cone.cone.ips) or not addresses.isdisjoint(self._dialled(cone))
+        }  # fmt: skip
+
+    def _dialled(self, cone: PortCone) -> Sequence[str]:
+        """Its own addresses as nft prints them."""
+        return [address_text(number(address), 6) for address in cone.ask.addresses] if self.six else cone.ask.addresses
+
     def with_addresses_in(self, ranges: Ranges) -> set[str]:
         """The Services that have one of these addresses, or send to one."""
-        family = 6 if self.six else 4
         if all(high - low < _FEW_ADDRESSES for low, high in ranges):
-            addresses = [address_text(n, family) for low, high in ranges for n in range(low, high + 1)]
-        else:
-            addresses = [address for address in self._addresses if contains(ranges, number(address))]
-        return {key for address in addresses for key in self._addresses.get(address, ())}
+            family = 6 if self.six else 4
+            return self._with({address_text(n, family) for low, high in ranges for n in range(low, high + 1)})
+        return {
+            key for key, cone in self._ports
+            if any(contains(ranges, number(address)) for address in (*cone.cone.ips, *cone.ask.addresses))
+        }  # fmt: skip
 
     def with_destinations(self, where: Mapping[str, Iterable[str]]) -> set[str]:
         """The Services that send there."""
         return {self._ports[n][0] for proto, ends in where.items() for end in ends for n in self._leading(proto, end)}
 
     def _leading(self, proto: str, end: str) -> list[int]:
-        first = self._owner[proto].get(end) if proto in self._owner else None
-        return [] if first is None else [first, *self._more.get(proto, {}).get(end, ())]
+        last = self._owner[proto].get(end) if proto in self._owner else None
+        return [] if last is None else [last, *self._more.get(proto, {}).get(end, ())]
 
     def groups(
         self, hairpins: Hairpins, here: Mapping[str, set[str]], touched: set[str]
@@ -365,9 +371,11 @@ class _Index:
             both, only_set, only_here = (
                 self._count(proto, owner, ends) for ends in (own & mine, own - mine, mine - own)
             )
+            made: dict[tuple[int, int, int, int], Kinds] = {}
             for n in both.keys() | only_set.keys() | only_here.keys():
-                counts = (both.get(n, 0), only_set.get(n, 0), only_here.get(n, 0))
-                found[n] = count_kinds(*counts, self._sizes[n] - sum(counts))
+                a, b, c = both.get(n, 0), only_set.get(n, 0), only_here.get(n, 0)
+                counts = (a, b, c, self._sizes[n] - a - b - c)
+                found[n] = made.get(counts) or made.setdefault(counts, count_kinds(*counts))
         for n in self._mixed:
             cone, proto = self._ports[n][1], self._ports[n][1].ask.proto
             cells = cone.key.cells if isinstance(cone.key, NftKey) else None

@@ -672,15 +672,18 @@ class NodeAudit:
         if not view.behaviour.hairpin_local_only:
             return {}
         if reference.local is None:
-            reference.local = {}
+            found: dict[tuple[str, str | None], list[str]] = defaultdict(list)
             for service in self._programmed(view):
                 if service.key not in reference.twins:
                     continue
                 slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
                 for port in service.ports:
+                    proto = port.protocol.value.lower()
                     for where, node in zip(*(plain_backends(slices, port, view.family) or ((), ())), strict=True):
-                        by_protocol = reference.local.setdefault((node or "").lower(), {})
-                        by_protocol.setdefault(port.protocol.value.lower(), set()).add(where)
+                        found[proto, node].append(where)
+            reference.local = {}
+            for (proto, node), places in found.items():
+                reference.local.setdefault((node or "").lower(), {}).setdefault(proto, set()).update(places)
         return reference.local.get(view.node.name.strip().lower(), {})
 
     def _nft_services_again(

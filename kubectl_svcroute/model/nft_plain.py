@@ -28,7 +28,7 @@ class PlainElements(Sequence[Element]):
     def __init__(self, keys: Sequence[Key], verdicts: Sequence[tuple[str, str]] | None, printed: bytes = b"") -> None:
         self.keys = keys
         self.verdicts = verdicts
-        """What each leads to: `goto` or `jump`, and the chain."""
+        """What each leads to: `goto` or `jump`, and the chain; or `drop`, and nothing."""
         self.printed = printed
         """As they were printed: two that are equal here hold the same, in the same order."""
         self._kinds: tuple[str, ...] | None = None

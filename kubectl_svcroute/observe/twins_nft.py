@@ -372,15 +372,17 @@ def plain(table: NftTable, name: str, kinds: tuple[str, ...]) -> PlainElements |
     named = table.sets.get(name)
     if named is None or not named.elements:
         return _NONE
-    found = named.elements if isinstance(named.elements, PlainElements) else _made_plain(named.elements)
+    found = as_plain(named.elements)
     return found if found is not None and found.kinds == kinds else None
 
 
 _NONE = PlainElements((), None)
 
 
-def _made_plain(elements: Sequence[Element]) -> PlainElements | None:
-    """Elements of a small ruleset in the form of those of a large one; None where one of them has no place in it."""
+def as_plain(elements: Sequence[Element]) -> PlainElements | None:
+    """Elements without their comments, in the form of those of a large set; None where one of them has no place in it."""
+    if isinstance(elements, PlainElements):
+        return elements
     keys: list[Key] = []
     verdicts: list[tuple[str, str]] = []
     for element in elements:

@@ -86,6 +86,7 @@ class _Target(Struct, gc=False, forbid_unknown_fields=True):
 class _Verdict(Struct, gc=False, forbid_unknown_fields=True):
     goto: _Target | UnsetType = UNSET
     jump: _Target | UnsetType = UNSET
+    drop: UnsetType | None = UNSET
 
 
 _DOCUMENT = Decoder(_Document)
@@ -255,10 +256,13 @@ def _plain(printed: bytes, *, is_map: bool) -> PlainElements:
     keys, verdicts = [], []
     for one, verdict in _MAP.decode(printed):
         keys.append(_key(one))
-        if verdict.jump is UNSET and verdict.goto is not UNSET:
-            verdicts.append(("goto", verdict.goto.target))
-        elif verdict.goto is UNSET and verdict.jump is not UNSET:
-            verdicts.append(("jump", verdict.jump.target))
+        goto, jump, drop = verdict.goto, verdict.jump, verdict.drop
+        if goto is not UNSET and jump is UNSET and drop is UNSET:
+            verdicts.append(("goto", goto.target))
+        elif jump is not UNSET and goto is UNSET and drop is UNSET:
+            verdicts.append(("jump", jump.target))
+        elif drop is not UNSET and goto is UNSET and jump is UNSET:
+            verdicts.append(("drop", ""))
         else:
             raise DecodeError("no verdict, or two")
     return PlainElements(keys, verdicts, printed)
