@@ -631,7 +631,7 @@ class NodeAudit:
                     cells = (view.detector.pods, view.pod_networks)
                     twins = NftTwins(rules, table, others, cells=cells, local=view.local)
                     alike = Alike(twins, view) if twins.usable else None
-                    if alike is not None and reference is None and table is not None:
+                    if alike is not None and reference is None and table is not None and not self.whole.alone:
                         reference = alike.reference = NftReference(rules, table, others, config, view, twins.models)
                 stops = self._services(view, asker, NFTABLES, facts, alike)
                 if known is None and reference is not None:
