@@ -116,7 +116,7 @@ class NftReference:
         if self._at_node(services, view):
             return None
         here_ = Hairpins(hairpins.keys, six=view.family == 6)
-        keys = index.touched_by(touched) | self._near(view, index) | index.with_destinations(here_.odd)
+        keys = index.touched_by(touched, self._odd(view)) | index.with_destinations(here_.odd)
         return Difference(keys, index.groups(here_, here, keys))
 
     def _alike(self, view: NodeView, index: _Index) -> bool:
@@ -180,14 +180,14 @@ class NftReference:
             return any((address_text(n, view.family),) in known for low, high in own for n in range(low, high + 1))
         return any(contains(own, number(str(address))) for address, _, _ in services.keys)
 
-    def _near(self, view: NodeView, index: _Index) -> set[str]:
-        """Services that have an address which this node does not take for what the first one takes it for."""
+    def _odd(self, view: NodeView) -> Ranges:
+        """The addresses that this node does not take for what the first one takes them for."""
         pairs = (
             (view.local, self.view.local),
             (view.detector.pods, self.view.detector.pods),
             (view.pod_networks, self.view.pod_networks),
         )
-        return index.with_addresses_in(union(part for a, b in pairs if a != b for part in (subtract(a, b), subtract(b, a))))
+        return union(part for a, b in pairs if a != b for part in (subtract(a, b), subtract(b, a)))
 
 
 class _Touched:
@@ -304,9 +304,13 @@ class _Index:
             for _, cone in (self._ports if ports else ())
         )
 
-    def touched_by(self, touched: _Touched) -> set[str]:
+    def touched_by(self, touched: _Touched, odd: Ranges) -> set[str]:
         """The Services to which chains, sets, addresses and node ports belong."""
-        found = self._with(touched.addresses)
+        if all(high - low < _FEW_ADDRESSES for low, high in odd):
+            family = 6 if self.six else 4
+            found = self._with(touched.addresses | {address_text(n, family) for low, high in odd for n in range(low, high + 1)})
+        else:
+            found = self._with(touched.addresses) | self._within(odd)
         if (touched.chains or touched.sets) and not self._names:
             self._names = {v: key for key, twin in self._twins.items() for cone in twin.cones for v in cone.cone.values}
         names = [f'"{name}"' for name in touched.chains] + [f'"@{name}"' for name in touched.sets]
@@ -328,11 +332,8 @@ class _Index:
         """Its own addresses as nft prints them."""
         return [address_text(number(address), 6) for address in cone.ask.addresses] if self.six else cone.ask.addresses
 
-    def with_addresses_in(self, ranges: Ranges) -> set[str]:
-        """The Services that have one of these addresses, or send to one."""
-        if all(high - low < _FEW_ADDRESSES for low, high in ranges):
-            family = 6 if self.six else 4
-            return self._with({address_text(n, family) for low, high in ranges for n in range(low, high + 1)})
+    def _within(self, ranges: Ranges) -> set[str]:
+        """The same by networks."""
         return {
             key for key, cone in self._ports
             if any(contains(ranges, number(address)) for address in (*cone.cone.ips, *cone.ask.addresses))

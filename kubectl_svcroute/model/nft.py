@@ -10,7 +10,6 @@ What only labels (handles, counters' values, comments of tables, chains and sets
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 from .records import dataclass, field
 
@@ -356,55 +355,44 @@ class NftChain:
     """accept or drop, of a base chain."""
 
 
-class PrintedRules(Protocol):
-    """The rules of a chain in a text."""
-
-    def rules(self) -> list[Rule]:
-        """The rules, each to be understood when it is first asked for."""
-
-    def texts(self) -> list[str]:
-        """The list of statements of each rule, as JSON."""
-
-    def printed(self) -> list[bytes]:
-        """The same, to be compared."""
-
-
 class LazyChains(Mapping[str, NftChain]):
-    """The chains of a large table: their rules are cut out of the text when a chain is asked for."""
+    """The chains of a large table: their rules are understood when a chain is asked for."""
 
-    __slots__ = ("_made", "_printed", "based")
+    __slots__ = ("_made", "_rules", "based", "printed")
 
-    def __init__(self, printed: Mapping[str, PrintedRules], based: dict[str, NftChain]) -> None:
-        """`based`: the base chains, ready; all others are made of what was printed."""
-        self._printed = printed
+    def __init__(
+        self, printed: Mapping[str, list[bytes]], rules: Callable[[str], list[Rule]], based: dict[str, NftChain]
+    ) -> None:
+        """`based`: the base chains, ready; the rules of all others are what `rules` makes of a name."""
+        self.printed = printed
+        """The list of statements of each rule, as JSON."""
+        self._rules = rules
         self._made = dict(based)
         self.based = based
 
     def __getitem__(self, name: str) -> NftChain:
         made = self._made.get(name)
         if made is None:
-            made = self._made[name] = NftChain(name=name, rules=self._printed[name].rules())
+            if name not in self.printed:
+                raise KeyError(name)
+            made = self._made[name] = NftChain(name=name, rules=self._rules(name))
         return made
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._printed)
+        return iter(self.printed)
 
     def __len__(self) -> int:
-        return len(self._printed)
+        return len(self.printed)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._printed
+        return name in self.printed
 
     def differing(self, other: LazyChains) -> set[str]:
         """The chains that one of both lacks, or whose rules were printed in another way."""
-        mine, its = self._printed, other._printed
+        mine, its = self.printed, other.printed
         found = mine.keys() ^ its.keys()
-        found.update(name for name, rules in mine.items() if name in its and rules.printed() != its[name].printed())
+        found.update(name for name, rules in mine.items() if its.get(name, rules) != rules)
         return found
-
-    def printed(self, name: str) -> PrintedRules | None:
-        """The rules of a chain as they were printed."""
-        return self._printed.get(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

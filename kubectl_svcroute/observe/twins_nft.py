@@ -480,8 +480,8 @@ def _texts(table: NftTable, name: str) -> Sequence[str] | None:
     """Each rule's statements as nft printed them; None where that is not there, or was not printed as JSON."""
     chains = table.chains
     if isinstance(chains, LazyChains):
-        printed = chains.printed(name)
-        return printed.texts() if printed is not None and name not in chains.based else None
+        printed = chains.printed.get(name)
+        return [rule.decode() for rule in printed] if printed is not None and name not in chains.based else None
     chain = chains.get(name)
     if chain is None or chain.hook:
         return None

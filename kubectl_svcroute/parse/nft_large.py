@@ -99,28 +99,6 @@ class _OddError(Exception):
     """Something that only the precise reader may judge."""
 
 
-class _Printed:
-    """The rules of one chain as they were printed."""
-
-    __slots__ = ("comments", "exprs")
-
-    def __init__(self) -> None:
-        self.exprs: list[bytes] = []
-        self.comments: dict[int, str] = {}
-
-    def texts(self) -> list[str]:
-        """The list of statements of each rule, as JSON."""
-        return [expr.decode() for expr in self.exprs]
-
-    def printed(self) -> list[bytes]:
-        """The same, to be compared."""
-        return self.exprs
-
-    def rules(self) -> list[Rule]:
-        """The rules, each to be understood when it is first asked for."""
-        return [Rule(expr.decode(), partial(_read, self.comments.get(n, ""))) for n, expr in enumerate(self.exprs)]
-
-
 def _read(comment: str, printed: str) -> tuple[tuple[Statement, ...], str]:
     try:
         return tuple(nft_json.statement(one) for one in json.loads(printed)), comment
@@ -142,21 +120,30 @@ def read_large(text: str, *, source: str = "", like: NftRules | None = None) -> 
 class _Table:
     """A table while its objects are read."""
 
-    __slots__ = ("bases", "chains", "dormant", "sets")
+    __slots__ = ("bases", "chains", "comments", "dormant", "sets")
 
     def __init__(self, *, dormant: bool) -> None:
         self.dormant = dormant
-        self.chains: dict[str, _Printed] = {}
+        self.chains: dict[str, list[bytes]] = {}
+        """The list of statements of each rule of each chain."""
+        self.comments: dict[tuple[str, int], str] = {}
+        """Chain and place -> comment, of rules that have one."""
         self.bases: list[_Chain] = []
         self.sets: dict[str, NftSet] = {}
 
+    def rules(self, chain: str) -> list[Rule]:
+        """The rules of a chain, each to be understood when it is first asked for."""
+        exprs = self.chains[chain]
+        return [Rule(expr.decode(), partial(_read, self.comments.get((chain, n), ""))) for n, expr in enumerate(exprs)]
+
     def made(self, key: TableKey) -> NftTable:
         based = {
-            body.name: NftChain(name=body.name, rules=self.chains[body.name].rules(), type=body.type, hook=body.hook,
+            body.name: NftChain(name=body.name, rules=self.rules(body.name), type=body.type, hook=body.hook,
                                 priority=body.prio or 0, policy=body.policy)
             for body in self.bases
         }  # fmt: skip
-        return NftTable(family=key[0], name=key[1], chains=LazyChains(self.chains, based), sets=self.sets, dormant=self.dormant)
+        chains = LazyChains(self.chains, self.rules, based)
+        return NftTable(family=key[0], name=key[1], chains=chains, sets=self.sets, dormant=self.dormant)
 
 
 def _tables(objects: list[_Object], like: Mapping[TableKey, NftTable]) -> dict[TableKey, NftTable]:
@@ -171,10 +158,11 @@ def _tables(objects: list[_Object], like: Mapping[TableKey, NftTable]) -> dict[T
             expr = bytes(rule.expr)
             if expr[:1] != b"[":
                 raise _OddError
-            printed = tables[rule.family, rule.table].chains[rule.chain]
+            table = tables[rule.family, rule.table]
+            exprs = table.chains[rule.chain]
             if rule.comment:
-                printed.comments[len(printed.exprs)] = rule.comment
-            printed.exprs.append(expr)
+                table.comments[rule.chain, len(exprs)] = rule.comment
+            exprs.append(expr)
             continue
         chain = thing.chain
         if chain is not None:
@@ -206,7 +194,7 @@ def _tables(objects: list[_Object], like: Mapping[TableKey, NftTable]) -> dict[T
 def _declare(table: _Table, chain: _Chain) -> None:
     if not chain.name or chain.name in table.chains:
         raise _OddError
-    table.chains[chain.name] = _Printed()
+    table.chains[chain.name] = []
     if chain.hook:
         _check_base(chain)
         table.bases.append(chain)
