@@ -595,6 +595,7 @@ class NodeAudit:
         from .again_nft import NftReference  # noqa: PLC0415 - as above
         from .checks import structure_nft  # noqa: PLC0415
         from .observe.nftables import base_chains as nft_base_chains  # noqa: PLC0415
+        from .observe.nftables import forget  # noqa: PLC0415
         from .observe.twins_nft import NftTwins  # noqa: PLC0415
 
         rules = self._nft_rules()
@@ -621,8 +622,8 @@ class NodeAudit:
                 hooks=structure_nft.hooks(table),
             )
             printed = {("ip" if family == 4 else "ip6", name) for other in others for name in other.tables}
-            hooks = merge([nft_base_chains(rules, family, skip_tables=printed), *(base_chains(other) for other in others)])
-            asker = self.asker(view, hooks)
+            mine = nft_base_chains(rules, family, skip_tables=printed)
+            asker = self.asker(view, merge([mine, *(base_chains(other) for other in others)]))
             if reference is not None and differs is not None:
                 stops = self._nft_services_again(view, asker, facts, reference, differs)
             else:
@@ -646,8 +647,10 @@ class NodeAudit:
             self.observations.extend(structure_nft.missing_stops(frame, stops))
             self.observations.extend(structure_nft.rejecting(frame))
             if self.whole.known is not None:
-                self._nft_elements(frame, self.whole.known, reference)
+                comparable = known is None or differs is not None
+                self._nft_elements(frame, self.whole.known, reference if comparable else None)
                 self._unused_ports(frame, view, asker, self.whole.known)
+            forget(mine)
 
     def _nft_elements(
         self, frame: structure_nft.NftFrame, known: structure.Known, reference: NftReference | None

@@ -15,7 +15,7 @@ known of a packet. A statement that is not understood ends the walk with a packe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -144,6 +144,11 @@ class NftTableWalker:
         self._lookups: dict[tuple[Expression, str], Lookup] = {}
         self.seconds: dict[str, int] = {}
         """How long an element stays, for sets whose rules say so themselves."""
+
+    def forget(self) -> None:
+        """Let go of what was understood."""
+        self._chains.clear()
+        self._lookups.clear()
 
     def chain(self, name: str) -> _Chain | None:
         """A chain by name; None when the dump has none of that name."""
@@ -925,6 +930,16 @@ def base_chains(rules: NftRules, family: int, *, skip_tables: Collection[TableKe
                 )  # fmt: skip
                 hooks.setdefault(hook, []).append(base)
     return hooks
+
+
+def forget(hooks: Mapping[str, Sequence[BaseChain]]) -> None:
+    """Let go of what walks have understood, which refers to the walkers themselves.
+
+    Else a node's rules would stay until somebody looks for cycles, which is seldom done.
+    """
+    for base in (base for bases in hooks.values() for base in bases):
+        if isinstance(base.runner, NftBase):
+            base.runner.walker.forget()
 
 
 _HOOKS = frozenset(("PREROUTING", "FORWARD", "OUTPUT", *SOURCE_HOOKS))
