@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import re
@@ -20,6 +21,7 @@ from kubectl_svcroute import node_audit
 from kubectl_svcroute.audit import Audit
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.model.cluster import Service
+from kubectl_svcroute.model.nft import LazyChains
 from kubectl_svcroute.model.node_result import NodeResult
 from kubectl_svcroute.model.snapshot import NodeDump, Snapshot
 from kubectl_svcroute.node_audit import NodeAudit
@@ -356,3 +358,71 @@ def test_a_further_node_with_fresh_changes() -> None:
     print(f"seeds from {seed}")
     for number in range(12):
         compare_further(MADE[number % 2], seed + number)
+
+
+# ---- what could hide in nftables' shortcuts ---------------------------------------------------------------------------------
+
+
+def _rules_of(objects: list[dict[str, Any]], chain: str) -> int:
+    """Where the rules of a chain begin."""
+    return next(n for n, o in enumerate(objects) if o.get("rule", {}).get("chain") == chain)
+
+
+def test_an_address_in_a_services_own_rules_is_not_part_of_a_template() -> None:
+    """Two Services have a rule about one address in their chains: to the second it is an endpoint, to the first nobody."""
+    dump = snapshot("made-nftables").nodes[0].read()
+    assert isinstance(dump, NodeDump)
+    objects = json.loads(dump.files["nft-ruleset.json"])["nftables"]
+    first, second = (
+        next(o["chain"]["name"] for o in objects if o.get("chain", {}).get("name", "").endswith(f"scale/svc-{n:05}/tcp/http"))
+        for n in (5, 7)
+    )
+    ends = re.findall(r'"concat": \["([0-9.]+)", 8080\]', json.dumps(objects[_rules_of(objects, second)]))
+    own = {o["concat"][0] for s in objects for o in s.get("set", {}).get("elem", []) if "hairpin" in s["set"]["name"]}
+    remote = next(address for address in ends if address not in own)
+    for chain in (first, second):
+        source = {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": remote}}
+        rule = {"family": "ip", "table": "kube-proxy", "chain": chain, "handle": 9999, "expr": [source, {"drop": None}]}
+        objects.insert(_rules_of(objects, chain), {"rule": rule})
+    node = replace(dump, files={**dump.files, "nft-ruleset.json": json.dumps({"nftables": objects})})
+    quick, thorough = (judge.node(node) for judge in judges("made-nftables"))
+    assert told(quick) == told(thorough)
+    assert not any("svc-00007" in key for key in quick.even), "the rule may be about it"
+
+
+def test_a_nodes_rules_go_with_it() -> None:
+    """Nothing but what the first node is kept for is left of any node's ruleset, though nobody looks for cycles."""
+    judge = Audit(snapshot("made-nftables").api, Selection())
+    nodes = [handle.read() for handle in snapshot("made-nftables").nodes]
+    judge.node(nodes[0])
+    gc.collect()
+    kept = sum(isinstance(thing, LazyChains) for thing in gc.get_objects())
+    gc.disable()
+    try:
+        for node in nodes[1:]:
+            judge.node(node)
+        assert sum(isinstance(thing, LazyChains) for thing in gc.get_objects()) == kept
+    finally:
+        gc.enable()
+
+
+def test_elements_are_looked_at_again_where_a_node_is_configured_otherwise() -> None:
+    """The first node is of a version that fills cluster-ips no more than the second one's rules do: only the second should."""
+    name = "made-nftables"
+    dump = snapshot(name).nodes[0].read()
+    assert isinstance(dump, NodeDump)
+    objects = json.loads(dump.files["nft-ruleset.json"])["nftables"]
+    elements = next(o["set"]["elem"] for o in objects if o.get("set", {}).get("name") == "cluster-ips")
+    del elements[3]
+    node = replace(dump, files={**dump.files, "nft-ruleset.json": json.dumps({"nftables": objects})})
+    old, new = (Audit(snapshot(name).api, Selection(), thorough=thorough) for thorough in (False, True))
+    for judge in (old, new):
+        judge.state = replace(judge.state, proxy_versions={**judge.state.proxy_versions, dump.node: (1, 29)})
+    first = old.node(node)
+    assert told(first) == told(new.node(node))
+    for judge in (old, new):
+        judge.state = replace(judge.state, proxy_versions={**judge.state.proxy_versions, dump.node: (1, 36)})
+    second = old.node(node)
+    assert told(second) == told(new.node(node))
+    assert any(f.code == "SR403" for f in second.findings)
+    assert not any(f.code == "SR403" for f in first.findings)
