@@ -18,8 +18,8 @@ are the same, and looked at where they are not. Tests hold this way to the long 
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .alike import PortCone
@@ -36,24 +36,26 @@ from .observe.walk import Hooks
 _ENTRY_CHAINS = frozenset((("nat", "KUBE-SERVICES"), ("nat", "KUBE-NODEPORTS")))
 
 
-PortFrontends = Callable[[Sequence[str]], list[str]]
-
-
 class Twin(NamedTuple):
     """A Service that was not walked."""
 
-    models: frozenset[str]
-    """The Services whose walk spoke for its ports."""
-    cones: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
-    """Of each port: the addresses that are dialled and sent to; the names of its chains."""
-    node_ports: tuple[int, ...]
-    frontends: tuple[str, ...]
-    ports: tuple[PortFrontends, ...]
-    """Of a Service with node ports, how its frontends are made: each node has others."""
+    cones: Sequence[PortCone]
+    """Of each port, without the text of its rules."""
+    frontends: Sequence[str]
+
+    @property
+    def models(self) -> list[str]:
+        """The Services whose walk spoke for its ports."""
+        return [cone.model for cone in self.cones if cone.model]
+
+    @property
+    def node_ports(self) -> list[int]:
+        """Its node ports."""
+        return [cone.ask.node_port for cone in self.cones if cone.ask.node_port]
 
     def dialled(self, node_ports: Sequence[str]) -> list[str]:
         """Its frontends on a node with these addresses for node ports."""
-        return [text for port in self.ports for text in port(node_ports)]
+        return [text for cone in self.cones for text in cone.dialled(node_ports)]
 
 
 class Difference(NamedTuple):
@@ -80,33 +82,25 @@ class Reference:
     """Its rules, understood as far as walks came: another node with the same ones need not do that again."""
     structural: list[Observation] = field(default_factory=list)
     """What only the rules decide."""
-    _added: dict[str, tuple[Sequence[PortCone], Sequence[str]]] = field(default_factory=dict)
-    _twins: dict[str, Twin] = field(default_factory=dict)
+    twins: dict[str, Twin] = field(default_factory=dict)
+    _asked: list[int] = field(default_factory=list)
+    """Every single address that a rule asks for."""
     _addresses: list[tuple[int, str]] = field(default_factory=list)
     _owners: dict[str, str] = field(default_factory=dict)
 
-    def add(self, service: str, cones: Sequence[PortCone], frontends: Sequence[str]) -> None:
-        """Note a Service that was not walked. The text of its rules is let go: it is the node's own."""
-        self._added[service] = [cone._replace(cone=cone.cone._replace(text="")) for cone in cones], frontends
+    @staticmethod
+    def kept(cones: Sequence[PortCone]) -> list[PortCone]:
+        """What is kept of a Service that was not walked: no rules, which are the node's own."""
+        return [cone._replace(key=None, cone=cone.cone._replace(text="", values=())) for cone in cones]
 
-    @property
-    def twins(self) -> dict[str, Twin]:
-        """The Services that were not walked: put together when a further node is looked at, for often there is none."""
-        for key, (cones, frontends) in self._added.items():
-            self._twins[key] = Twin(
-                models=frozenset(cone.model for cone in cones if cone.model),
-                cones=tuple([(_addresses(cone), tuple(cone.cone.chains)) for cone in cones]),
-                node_ports=tuple([cone.ask.node_port for cone in cones if cone.ask.node_port]),
-                frontends=tuple(frontends),
-                ports=tuple([cone.dialled for cone in cones]) if any(cone.ask.node_port for cone in cones) else (),
-            )
-        self._added.clear()
-        return self._twins
+    def add(self, service: str, cones: Sequence[PortCone], frontends: Sequence[str]) -> None:
+        """Note a Service that was not walked; `cones` as `kept` gives them."""
+        self.twins[service] = Twin(cones, frontends)
 
     @property
     def most(self) -> int:
         """The most endpoints that a twin's port has."""
-        return max((len(addresses) for twin in self.twins.values() for addresses, _ in twin.cones), default=0)
+        return max((cone.ask.endpoints for twin in self.twins.values() for cone in twin.cones), default=0)
 
     def compare(
         self, rules: IptablesRules, changed: frozenset[tuple[str, str]], config: ProxyConfig, view: NodeView
@@ -136,7 +130,7 @@ class Reference:
         touched: set[str] = set()
         chains = changed - _ENTRY_CHAINS
         if chains and not self._owners:
-            self._owners = {chain: key for key, twin in self.twins.items() for _, names in twin.cones for chain in names}
+            self._owners = {chain: key for key, twin in self.twins.items() for one in twin.cones for chain in one.cone.chains}
         for table, chain in chains:
             if table != "nat" or not chain.startswith(OWN):
                 return None
@@ -153,7 +147,7 @@ class Reference:
         if addresses or ports:
             touched.update(
                 key for key, twin in self.twins.items()
-                if not ports.isdisjoint(twin.node_ports) or any(not addresses.isdisjoint(known) for known, _ in twin.cones)
+                if not ports.isdisjoint(twin.node_ports) or any(not addresses.isdisjoint(_addresses(one)) for one in twin.cones)
             )  # fmt: skip
         return Difference(touched, bool(chains or addresses or ports))
 
@@ -163,7 +157,9 @@ class Reference:
         They were weighed there as rules that no node port can meet.
         """
         own = subtract(view.local, self.view.local)
-        return any(contains(own, address) for address in self.cells.pinned | {number(a) for a in self.entries.addresses})
+        if not self._asked:
+            self._asked = sorted(self.cells.pinned.union(map(number, self.entries.addresses)))
+        return any(bisect_right(self._asked, high) > bisect_left(self._asked, low) for low, high in own)
 
     def _near(self, view: NodeView) -> set[str]:
         """Services that have an address which this node does not take for what the first one takes it for."""
@@ -175,7 +171,7 @@ class Reference:
         odd = union(part for a, b in pairs if a != b for part in (subtract(a, b), subtract(b, a)))
         if odd and not self._addresses:
             self._addresses = sorted(
-                (number(address), key) for key, twin in self.twins.items() for addresses, _ in twin.cones for address in addresses
+                (number(address), key) for key, twin in self.twins.items() for one in twin.cones for address in _addresses(one)
             )
         return {key for low, high in odd for key in self._between(low, high)}
 
@@ -186,7 +182,7 @@ class Reference:
     def right(self, wrong: Iterable[str], touched: set[str]) -> set[str]:
         """The twins that are right on another node, where these Services are not."""
         bad = {*wrong, *touched}
-        return {key for key, twin in self.twins.items() if key not in touched and twin.models.isdisjoint(bad)}
+        return {key for key, twin in self.twins.items() if key not in touched and bad.isdisjoint(twin.models)}
 
 
 def _addresses(cone: PortCone) -> tuple[str, ...]:

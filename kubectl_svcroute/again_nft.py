@@ -85,11 +85,17 @@ class NftReference:
         self._index: _Index | None = None
         self._models = models
 
+    def kept(self, cones: Sequence[PortCone]) -> list[PortCone]:
+        """What is kept of a Service that was not walked, or taught what others were not walked for: no rules."""
+        models = [cone.model or self._models.of(cone.key, cone.cone) for cone in cones]
+        return [
+            cone._replace(model=model, cone=cone.cone._replace(text="")) for cone, model in zip(cones, models, strict=True)
+        ]
+
     def add(self, service: str, cones: Sequence[PortCone], frontends: Sequence[str]) -> None:
-        """Note a Service that was not walked, or taught what others were not walked for."""
-        known = [cone if cone.model else cone._replace(model=self._models.of(cone.key, cone.cone)) for cone in cones]
-        if all(cone.model for cone in known):
-            self.twins[service] = NftTwin(known, frontends)
+        """Note such a Service; `cones` as `kept` gives them."""
+        if all(cone.model for cone in cones):
+            self.twins[service] = NftTwin(cones, frontends)
 
     def compare(
         self, rules: NftRules, others: Sequence[IptablesRules], config: ProxyConfig, view: NodeView, here: Mapping[str, set[str]]

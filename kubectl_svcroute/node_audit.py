@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .again import Reference
-from .alike import Alike
+from .alike import Alike, PortCone
 from .checks import structure
 from .checks.blame import Facts
 from .checks.compare import Case, compare
@@ -122,6 +122,8 @@ class _Recognised(NamedTuple):
     chains: list[str]
     counts: tuple[int, int]
     """(ready, all) endpoints."""
+    kept: Sequence[PortCone]
+    """What further nodes are held against, where there are any."""
 
 
 class NodeAudit:
@@ -415,7 +417,7 @@ class NodeAudit:
         recognised: dict[str, _Recognised] = {}
         for place, service in enumerate(services):
             key = service.key
-            if place == _MODELS_AMONG and alike is not None and self.whole.alone:
+            if place == _MODELS_AMONG and alike is not None:
                 # The models are known by now: whose rules are theirs is found out on two processors.
                 recognised = self._recognised(services[place:], alike, node_ports)
             if (found := recognised.get(key)) is not None and alike is not None:
@@ -423,6 +425,8 @@ class NodeAudit:
                 self.frontends[key].extend(found.frontends)
                 alike.covered.update(found.chains)
                 self.whole.counts[key] = found.counts
+                if alike.reference is not None:
+                    alike.reference.add(key, found.kept, found.frontends)
                 continue
             slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
             cones = alike.cones(service, slices) if alike is not None else None
@@ -432,13 +436,13 @@ class NodeAudit:
                     self.frontends[key].extend(cone.dialled(node_ports))
                     alike.covered.update(cone.cone.chains)
                 if alike.reference is not None:
-                    alike.reference.add(key, cones, self.frontends[key])
+                    alike.reference.add(key, alike.reference.kept(cones), self.frontends[key])
                 continue
             right = self._walk(service, slices, view, asker, landmarks, facts, stops)
             if alike is not None and cones is not None and right:
                 alike.learn(key, cones)
                 if alike.reference is not None and alike.reference.keeps_models:
-                    alike.reference.add(key, cones, self.frontends[key])
+                    alike.reference.add(key, alike.reference.kept(cones), self.frontends[key])
         self._right_as_others(twins, view)
         return stops
 
@@ -455,6 +459,7 @@ class NodeAudit:
                         [text for cone in cones for text in cone.dialled(node_ports)],
                         [chain for cone in cones for chain in cone.cone.chains],
                         self.whole.counts_of(service),
+                        alike.reference.kept(cones) if alike.reference is not None else (),
                     )
             return found
 
