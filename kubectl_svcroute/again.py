@@ -11,6 +11,8 @@ further node with the same configuration (`Reference.compare`):
    in other cells here: every Service that has one of them is touched.
 3. Models are walked here, with everything that was no twin and everything touched. A twin is right here when it is not touched
    and its models are right here and not touched. Otherwise it is walked.
+4. Models need no walk either where the rules are the same and the first node becomes this one by a renaming: its own addresses
+   and its pods' exchanged for this node's, which no rule tells apart (`Reference._moves`).
 
 What only rules decide (lines twice, chains that nobody jumps to, entries of deleted Services) is taken over where the rules
 are the same, and looked at where they are not. Tests hold this way to the long one on edited rules of a further node.
@@ -24,9 +26,9 @@ from typing import NamedTuple
 
 from .alike import PortCone
 from .checks.observation import Observation
-from .expect.routes import NodeView
+from .expect.routes import LOOPBACK, NodeView
 from .model.cluster import ProxyConfig
-from .model.ranges import contains, number, subtract, union
+from .model.ranges import Ranges, contains, number, single, subtract, union
 from .model.records import dataclass, field
 from .model.ruleset import IptablesRules
 from .observe.cells import Cells
@@ -37,11 +39,12 @@ _ENTRY_CHAINS = frozenset((("nat", "KUBE-SERVICES"), ("nat", "KUBE-NODEPORTS")))
 
 
 class Twin(NamedTuple):
-    """A Service that was not walked."""
+    """A Service that was not walked, or was walked and found right as a model for others."""
 
     cones: Sequence[PortCone]
     """Of each port, without the text of its rules."""
     frontends: Sequence[str]
+    walked: bool
 
     @property
     def models(self) -> list[str]:
@@ -65,14 +68,14 @@ class Difference(NamedTuple):
     """Twins that what differs may matter to."""
     rules: bool
     """Whether the rules differ in more than their order."""
+    alike: bool
+    """Whether no rule tells this node's own addresses and pods from the first one's: then models, too, are right here."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Reference:
     """The first node of its kind, of one family."""
 
-    keeps_models: bool = False
-    """Whether it wants to know of Services that were walked, too."""
     rules: IptablesRules
     config: ProxyConfig
     view: NodeView
@@ -80,6 +83,8 @@ class Reference:
     cells: Cells
     hooks: Hooks
     """Its rules, understood as far as walks came: another node with the same ones need not do that again."""
+    masquerading: Sequence[str]
+    """The chains of table nat that masquerade."""
     structural: list[Observation] = field(default_factory=list)
     """What only the rules decide."""
     twins: dict[str, Twin] = field(default_factory=dict)
@@ -93,9 +98,9 @@ class Reference:
         """What is kept of a Service that was not walked: no rules, which are the node's own."""
         return [cone._replace(key=None, cone=cone.cone._replace(text="", values=())) for cone in cones]
 
-    def add(self, service: str, cones: Sequence[PortCone], frontends: Sequence[str]) -> None:
-        """Note a Service that was not walked; `cones` as `kept` gives them."""
-        self.twins[service] = Twin(cones, frontends)
+    def add(self, service: str, cones: Sequence[PortCone], frontends: Sequence[str], *, walked: bool = False) -> None:
+        """Note a Service that was not walked, or was walked and is a model; `cones` as `kept` gives them."""
+        self.twins[service] = Twin(cones, frontends, walked)
 
     @property
     def most(self) -> int:
@@ -116,6 +121,8 @@ class Reference:
         if (view.detector.kind, view.detector.pattern) != (self.view.detector.kind, self.view.detector.pattern):
             return None
         near = self._near(view)
+        if not self._asked:
+            self._asked = sorted(self.cells.pinned.union(map(number, self.entries.addresses)))
         if self._asked_at(view):
             near.update(key for key, twin in self.twins.items() if twin.node_ports)
         try:
@@ -124,7 +131,7 @@ class Reference:
             return None  # an address that is none: the walk says so
         if found is None:
             return None
-        return Difference(near | found.touched, found.rules)
+        return Difference(near | found.touched, found.rules, not found.rules and self._moves(view))
 
     def _changed(self, rules: IptablesRules, changed: frozenset[tuple[str, str]], view: NodeView) -> Difference | None:
         touched: set[str] = set()
@@ -137,7 +144,7 @@ class Reference:
             if chain in self._owners:  # others belong to Services that are walked anyway, or to none
                 touched.add(self._owners[chain])
         if not changed & _ENTRY_CHAINS:
-            return Difference(touched, bool(chains))
+            return Difference(touched, bool(chains), alike=False)
         differing = self.entries.differing(Entries(rules.tables["nat"].chains))
         if differing is None:
             return None
@@ -149,7 +156,29 @@ class Reference:
                 key for key, twin in self.twins.items()
                 if not ports.isdisjoint(twin.node_ports) or any(not addresses.isdisjoint(_addresses(one)) for one in twin.cones)
             )  # fmt: skip
-        return Difference(touched, bool(chains or addresses or ports))
+        return Difference(touched, bool(chains or addresses or ports), alike=False)
+
+    def _moves(self, view: NodeView) -> bool:
+        """Whether the first node becomes this one by exchanging addresses that no rule tells apart.
+
+        A walk there is then a walk here, with other names for the node and its pods.
+        """
+        mine = self.view
+        if (view.outside, view.pod_networks, view.detector) != (mine.outside, mine.pod_networks, mine.detector):
+            return False
+        pairs: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        for here, there in ((_named(view), _named(mine)), (_unnamed(view), _unnamed(mine)), (view.pods, mine.pods)):
+            if len(here) != len(there):
+                return False
+            pairs += zip(here, there, strict=True)
+        return all(self._same_to_rules(one, other, but=mine.local) for one, other in pairs)
+
+    def _same_to_rules(self, one: tuple[int, int], other: tuple[int, int], *, but: Ranges) -> bool:
+        """Whether every rule answers alike for all addresses of two ranges, those apart that ask for the node's own."""
+        for low, high in (one, other):
+            if bisect_right(self._asked, high) > bisect_left(self._asked, low):
+                return False
+        return self.cells.same(one, other, but=but)
 
     def _asked_at(self, view: NodeView) -> bool:
         """Whether rules ask for single addresses that are this node's own, and were not the first one's.
@@ -157,8 +186,6 @@ class Reference:
         They were weighed there as rules that no node port can meet.
         """
         own = subtract(view.local, self.view.local)
-        if not self._asked:
-            self._asked = sorted(self.cells.pinned.union(map(number, self.entries.addresses)))
         return any(bisect_right(self._asked, high) > bisect_left(self._asked, low) for low, high in own)
 
     def _near(self, view: NodeView) -> set[str]:
@@ -179,11 +206,21 @@ class Reference:
         start = bisect_left(self._addresses, (low, ""))
         return [key for _, key in self._addresses[start : bisect_left(self._addresses, (high + 1, ""))]]
 
-    def right(self, wrong: Iterable[str], touched: set[str]) -> set[str]:
-        """The twins that are right on another node, where these Services are not."""
-        bad = {*wrong, *touched}
-        return {key for key, twin in self.twins.items() if key not in touched and bad.isdisjoint(twin.models)}
+    def right(self, wrong: Iterable[str], later: Iterable[str]) -> set[str]:
+        """Of the twins that were left for later those that are right on another node, where those that were walked are wrong."""
+        bad = {*wrong}
+        return {key for key in later if bad.isdisjoint(self.twins[key].models)}
 
 
 def _addresses(cone: PortCone) -> tuple[str, ...]:
     return (*cone.ask.addresses, *cone.cone.ips)
+
+
+def _named(view: NodeView) -> list[tuple[int, int]]:
+    """The node's addresses as the API has them, in their order: they are dialled, and packets leave with the first."""
+    return [(number(ip), number(ip)) for ip in view.node.ips(view.family)]
+
+
+def _unnamed(view: NodeView) -> Ranges:
+    """Other addresses that the node holds."""
+    return subtract(view.local, union((LOOPBACK[view.family], *(single(low) for low, _ in _named(view)))))

@@ -66,8 +66,6 @@ class Difference(NamedTuple):
 class NftReference:
     """The first node of its kind, of one family."""
 
-    keeps_models = True
-
     def __init__(
         self, rules: NftRules, table: NftTable, others: Sequence[IptablesRules], config: ProxyConfig, view: NodeView,
         models: NftModels,
@@ -92,8 +90,10 @@ class NftReference:
             cone._replace(model=model, cone=cone.cone._replace(text="")) for cone, model in zip(cones, models, strict=True)
         ]
 
-    def add(self, service: str, cones: Sequence[PortCone], frontends: Sequence[str]) -> None:
-        """Note such a Service; `cones` as `kept` gives them."""
+    def add(
+        self, service: str, cones: Sequence[PortCone], frontends: Sequence[str], *, walked: bool = False  # noqa: ARG002
+    ) -> None:  # fmt: skip
+        """Note such a Service; `cones` as `kept` gives them. Whether it was `walked` makes no difference here."""
         if all(cone.model for cone in cones):
             self.twins[service] = NftTwin(cones, frontends)
 

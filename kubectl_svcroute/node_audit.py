@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .again import Reference
+from .again import Difference, Reference
 from .alike import Alike, PortCone
 from .checks import structure
 from .checks.blame import Facts
@@ -58,7 +58,8 @@ from .parse.mode import node_mode
 from .parse.proxy_metrics import sync_state
 
 if TYPE_CHECKING:
-    from .again_nft import Difference, NftReference
+    from .again_nft import Difference as NftDifference
+    from .again_nft import NftReference
     from .audit import Audit
     from .checks import structure_nft
     from .model.flow import Flow
@@ -355,7 +356,13 @@ class NodeAudit:
             return
         rules = sources[0]
         view = self.view(family, config, think)
-        bridged = [network(net) for r in sources for net in structure.bridged_networks(r)]
+        reference = self.whole.references.get(family) if len(sources) == 1 and family in self.changed else None
+        masquerading = [structure.masquerading(r) for r in sources] if reference is None else [[*reference.masquerading]]
+        if reference is not None:
+            masquerading[0] += [chain for table, chain in self.changed[family] if table == "nat"]
+        bridged = [
+            network(net) for r, chains in zip(sources, masquerading, strict=True) for net in structure.bridged_networks(r, chains)
+        ]
         if bridged := [net for net in bridged if not intersect(net, view.pod_networks)]:
             view = replace(view, outside=subtract(view.outside, union(bridged)))
         landmarks = IPTABLES
@@ -364,21 +371,21 @@ class NodeAudit:
             node_ports_programmed=structure.node_ports_programmed(rules),
             hooks=structure.hooks(rules),
         )
-        reference = self.whole.references.get(family) if len(sources) == 1 and family in self.changed else None
         differs = reference.compare(rules, self.changed[family], config, view) if reference is not None else None
         same = differs is not None and not differs.rules
         asker = self.asker(view, reference.hooks if reference and same else merge(base_chains(r) for r in sources))
         alike, made = None, None
         if reference is not None and differs is not None:
-            stops = self._services_again(view, asker, landmarks, facts, reference, differs.touched)
+            stops = self._services_again(view, asker, landmarks, facts, reference, differs)
         else:
             if len(sources) == 1 and self._worth_comparing():
                 twins = Twins(rules, cells=(view.detector.pods, view.pod_networks), local=view.local)
                 alike = Alike(twins, view) if twins.usable else None
                 if alike is not None and family not in self.whole.references and self.changed.get(family) == frozenset():
                     made = alike.reference = Reference(
-                        rules=rules, config=config, view=view, entries=twins.entries, cells=twins.cells, hooks=asker.hooks
-                    )
+                        rules=rules, config=config, view=view, entries=twins.entries, cells=twins.cells, hooks=asker.hooks,
+                        masquerading=masquerading[0],
+                    )  # fmt: skip
             stops = self._services(view, asker, landmarks, facts, alike)
         frame = structure.Frame(
             rules=rules,
@@ -438,13 +445,24 @@ class NodeAudit:
                 if alike.reference is not None:
                     alike.reference.add(key, alike.reference.kept(cones), self.frontends[key])
                 continue
+            noted = len(self.shares)
             right = self._walk(service, slices, view, asker, landmarks, facts, stops)
             if alike is not None and cones is not None and right:
                 alike.learn(key, cones)
-                if alike.reference is not None and alike.reference.keeps_models:
-                    alike.reference.add(key, alike.reference.kept(cones), self.frontends[key])
+                self._told_as_twin(key, noted)
+                if alike.reference is not None:
+                    alike.reference.add(key, alike.reference.kept(cones), self.frontends[key], walked=True)
         self._right_as_others(twins, view)
         return stops
+
+    def _told_as_twin(self, service: str, noted: int) -> None:
+        """A model that was walked is told of as its twins are: which of them are walked depends on the node, and is not shown.
+
+        `noted`: how many shares were noted before.
+        """
+        for share in list(self.shares)[noted:]:
+            del self.shares[share]
+        self.even.add(service)
 
     def _recognised(self, services: Sequence[Service], alike: Alike, node_ports: Sequence[str]) -> dict[str, _Recognised]:
         """Those of many Services whose rules are a model's; what is kept of each."""
@@ -466,20 +484,26 @@ class NodeAudit:
         return {key: twin for part in in_halves(work, services, least=_WORTH_HALVING) for key, twin in part.items()}
 
     def _services_again(
-        self, view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts, reference: Reference, touched: set[str]
+        self, view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts, reference: Reference, differs: Difference
     ) -> structure.Stops:
         """The same on a further node: walk what was walked on the first one and what differs, and take over the rest."""
         stops = structure.Stops()
         self._connections(view)
+        touched = differs.touched
         wrong, later = [], []
         for service in self._programmed(view):
-            if service.key in reference.twins and service.key not in touched:
+            key = service.key
+            if key in reference.twins and key not in touched and (differs.alike or not reference.twins[key].walked):
                 later.append(service)
                 continue
             slices = self.whole.slices_of(service, legacy=not view.behaviour.reads_slices)
+            noted = len(self.shares)
             if not self._walk(service, slices, view, asker, landmarks, facts, stops):
-                wrong.append(service.key)
-        right = reference.right(wrong, touched)
+                wrong.append(key)
+            elif key in reference.twins:
+                self._told_as_twin(key, noted)
+        # A model that differs here is no model here, whatever becomes of it.
+        right = reference.right([*wrong, *touched], (service.key for service in later))
         self._take_over(right, reference, view)
         for service in later if len(right) < len(later) else ():
             if service.key not in right:
@@ -695,7 +719,7 @@ class NodeAudit:
         return reference.local.get(view.node.name.strip().lower(), {})
 
     def _nft_services_again(
-        self, view: NodeView, asker: Asker, facts: Facts, reference: NftReference, differs: Difference
+        self, view: NodeView, asker: Asker, facts: Facts, reference: NftReference, differs: NftDifference
     ) -> structure.Stops:
         """Judge every Service on a further node: walk what differs, and of those that are alike one."""
         stops = structure.Stops()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 
 from ..model.cluster import Service
@@ -83,15 +83,21 @@ def _led_on(nat: Table, chain: str) -> int:
 _BRIDGED = pattern(r"-A \S+ -s (\S+) ! -o \S+ (?:-m comment --comment \S+ )?-j MASQUERADE")
 
 
-def bridged_networks(rules: IptablesRules) -> Iterator[str]:
+def masquerading(rules: IptablesRules) -> list[str]:
+    """The chains of table nat that masquerade."""
+    nat = rules.tables.get("nat")
+    return [chain for chain, text in nat.chains.texts.items() if " -j MASQUERADE" in text] if nat is not None else []
+
+
+def bridged_networks(rules: IptablesRules, chains: Iterable[str]) -> Iterator[str]:
     """Networks behind a bridge of the node itself, as docker, podman and libvirt have them: masqueraded wherever else they go.
 
-    Whoever dials from there is neither a pod nor a client from outside.
+    Whoever dials from there is neither a pod nor a client from outside. `chains`: where such rules may stand in table nat.
     """
     nat = rules.tables.get("nat")
-    for name, text in nat.chains.texts.items() if nat is not None else ():
-        for rule in nat.chains[name] if nat is not None and " -j MASQUERADE" in text else ():
-            if found := _BRIDGED.match(rule):
+    for chain in chains:
+        for rule in nat.chains.get(chain, ()) if nat is not None else ():
+            if "MASQUERADE" in rule and (found := _BRIDGED.match(rule)):
                 net = ip_network(found[1], strict=False)
                 if net.is_private and net.prefixlen >= (12 if net.version == 4 else 48):
                     yield found[1]

@@ -154,6 +154,15 @@ class Cells:
             return None
         return (cells[0],) if len(set(cells)) == 1 else tuple(cells)
 
+    def same(self, one: tuple[int, int], other: tuple[int, int], *, but: Ranges) -> bool:
+        """Whether each division but one has all addresses of two ranges on one side."""
+        for ranges in self._networks:
+            if ranges != but:
+                sides = {_side(ranges, *one), _side(ranges, *other)}
+                if len(sides) > 1 or None in sides:
+                    return False
+        return True
+
     def _divide(self) -> None:
         """Number the cells: between two neighbouring edges, all addresses are in the same networks."""
         edges = sorted({edge for ranges in self._networks for low, high in ranges for edge in (low, high + 1)} | {0})
@@ -175,3 +184,13 @@ class Cells:
         if port in self.pinned_ports:
             return None
         return tuple([low <= port <= high for low, high in self._ports])
+
+
+def _side(ranges: Ranges, low: int, high: int) -> bool | None:
+    """Whether all addresses from low to high are in a set, or none (False); None where some are."""
+    for first, last in ranges:
+        if first <= low and high <= last:
+            return True
+        if first <= high and low <= last:
+            return None
+    return False

@@ -9,6 +9,7 @@ the plain form (a chain's rules in two places, another frame) is not decided her
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from ..model.records import dataclass, replace
 from ..model.ruleset import Chains, IptablesRules, Table
@@ -29,9 +30,12 @@ class Again:
     """(table, chain) of every chain whose rules are not the earlier text's."""
 
 
-def _parts(text: str) -> list[Part] | None:
+def _parts(text: str, like: Sequence[Part] = ()) -> list[Part] | None:
     """The tables of a text of the usual frame, without counters; None for any other."""
-    return parts_of(_COUNTED.sub("", text) if "\n[" in text else text)
+    found = parts_of(text, like)
+    if found is None or any(part.body.startswith("[") or "\n[" in part.body for part in found if part not in like):
+        return parts_of(_COUNTED.sub("", text), like)
+    return found
 
 
 class Known:
@@ -46,7 +50,7 @@ class Known:
 
     def read(self, text: str, *, source: str) -> Again | None:
         """A further text; None where only the parser can tell what it is."""
-        parts = _parts(text) if self._parts is not None else None
+        parts = _parts(text, self._parts) if self._parts is not None else None
         if parts is None or self._parts is None or len(parts) != len(self._parts):
             return None
         tables: dict[str, Table] = {}

@@ -14,6 +14,7 @@ one takes, the second one takes too, and to the same rules: a test cuts and chan
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from ..errors import ParseError
 from ..model.records import dataclass
@@ -62,9 +63,9 @@ class Part:
     """From its first own chain to its COMMIT."""
 
 
-def parts_of(text: str) -> list[Part] | None:
-    """The tables of a text whose frame is the usual one; None for any other."""
-    found = []
+def parts_of(text: str, like: Sequence[Part] = ()) -> list[Part] | None:
+    """The tables of a text whose frame is the usual one; None for any other. `like`: those of a text that may be the same."""
+    found: list[Part] = []
     at = 0
     while at < len(text):
         head = _HEAD.match(text, at)
@@ -75,11 +76,16 @@ def parts_of(text: str) -> list[Part] | None:
         while builtin := _POLICY.match(text, at):
             policies.append((builtin[1], builtin[2]))
             at = builtin.end()
-        end = text.find("\nCOMMIT\n", at - 1)
+        known = like[len(found)].body if len(found) < len(like) else None
+        if known is not None and text.startswith(known, at) and text.startswith("COMMIT\n", at + len(known)):
+            end, body = at + len(known) - 1, known
+        else:
+            end = text.find("\nCOMMIT\n", at - 1)
+            body = text[at : end + 1]
         foot = _FOOT.match(text, end + 1) if end >= 0 else None
         if foot is None:
             return None
-        found.append(Part(head["tool"], head["name"], tuple(policies), text[at : end + 1]))
+        found.append(Part(head["tool"], head["name"], tuple(policies), body))
         at = foot.end()
     return found
 
