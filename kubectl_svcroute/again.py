@@ -28,7 +28,7 @@ from .alike import PortCone
 from .checks.observation import Observation
 from .expect.routes import LOOPBACK, NodeView
 from .model.cluster import ProxyConfig
-from .model.ranges import Ranges, contains, number, single, subtract, union
+from .model.ranges import Ranges, contains, number, single, size, subtract, text, union
 from .model.records import dataclass, field
 from .model.ruleset import IptablesRules
 from .observe.cells import Cells
@@ -36,6 +36,8 @@ from .observe.twins import OWN, Entries
 from .observe.walk import Hooks
 
 _ENTRY_CHAINS = frozenset((("nat", "KUBE-SERVICES"), ("nat", "KUBE-NODEPORTS")))
+_FEW_ADDRESSES = 256
+"""Up to so many addresses are looked up one by one."""
 
 
 class Twin(NamedTuple):
@@ -90,6 +92,8 @@ class Reference:
     twins: dict[str, Twin] = field(default_factory=dict)
     _asked: list[int] = field(default_factory=list)
     """Every single address that a rule asks for."""
+    _by_text: dict[str, list[str]] = field(default_factory=dict)
+    """Address of a twin -> the twins that have it."""
     _addresses: list[tuple[int, str]] = field(default_factory=list)
     _owners: dict[str, str] = field(default_factory=dict)
 
@@ -196,7 +200,15 @@ class Reference:
             (view.pod_networks, self.view.pod_networks),
         )
         odd = union(part for a, b in pairs if a != b for part in (subtract(a, b), subtract(b, a)))
-        if odd and not self._addresses:
+        if size(odd) <= _FEW_ADDRESSES:
+            if not self._by_text:
+                for key, twin in self.twins.items():
+                    for one in twin.cones:
+                        for address in _addresses(one):
+                            self._by_text.setdefault(address, []).append(key)
+            texts = [text(value, view.family) for low, high in odd for value in range(low, high + 1)]
+            return {key for address in texts for key in self._by_text.get(address, ())}
+        if not self._addresses:
             self._addresses = sorted(
                 (number(address), key) for key, twin in self.twins.items() for one in twin.cones for address in _addresses(one)
             )

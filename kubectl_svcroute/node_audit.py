@@ -144,6 +144,9 @@ class NodeAudit:
         self.even: set[str] = set()
         self.ways: dict[str, tuple[str, ...]] = {}
         self.frontends: dict[str, list[str]] = defaultdict(list)
+        self.like_first: list[str] = []
+        """Services whose frontends are those of the first node."""
+        self.families: list[int] = []
         self.translated: dict[tuple[str, int], set[str]] = defaultdict(set)
         """(`*`, or a code that only some can have; family) -> Services that could have it."""
         self.changed: dict[int, frozenset[tuple[str, str]]] = {}
@@ -165,7 +168,7 @@ class NodeAudit:
         think = behaviour(config, mode=self.mode)
         if not self._endpoints_known(think):
             return self._result(config, None)
-        families = self._families(config, think)
+        families = self.families = self._families(config, think)
         self._node_files(think, families)
         self._sync_state()
         self._foreign_tables(families)
@@ -534,9 +537,14 @@ class NodeAudit:
     def _take_over(self, right: set[str], reference: Reference | NftReference, view: NodeView) -> None:
         """Note what is known of Services that are right because they are on the first node."""
         there = node_port_addresses(reference.view) == node_port_addresses(view)
+        # With two families a Service's frontends are put together from both.
+        shared = len(self.families) == 1 and self.whole.alike.first_node == reference.view.node.name
         for key in right:
             twin = reference.twins[key]
             if there or not twin.node_ports:
+                if shared:
+                    self.like_first.append(key)
+                    continue
                 self.frontends[key].extend(twin.frontends)
             else:
                 self.frontends[key].extend(twin.dialled(node_port_addresses(view)))
@@ -968,7 +976,7 @@ class NodeAudit:
             even=self.whole.alike.names(self.even),
             unverified_services=frozenset(self.unverified_services),
             ways=self.ways,
-            frontends=self.whole.alike.frontends(self.frontends),
+            frontends=self.whole.alike.frontends(self.node.name, self.frontends, like_first=self.like_first),
             notes=tuple(self.notes),
             sync=self.sync,
         )

@@ -58,7 +58,10 @@ def pack(contents: Contents) -> tuple[str, ...]:
 def unpack(lines: Iterable[str]) -> Contents:
     """What `pack` kept. Raises UsageError for anything else."""
     try:
-        data = base64.b64decode("".join(lines).encode("ascii"), validate=True)
+        packed = "".join(lines).encode("ascii")
+        data = base64.b64decode(packed, validate=True)
+        if base64.b64encode(data) != packed:  # the last character has bits that decoding passes over
+            raise ValueError("not as it was written")
         opener = zlib.decompressobj(31)
         text = opener.decompress(data, _MOST)
         if not opener.eof:

@@ -27,7 +27,11 @@ def test_what_is_shared_says_the_same() -> None:
     parts = SharedParts()
     assert parts.names(["a", "b"]) is parts.names({"b", "a"})
     nodes = [{"a": ["1", "2"], "b": ["3"]}, {"a": ["1", "2"], "b": ["4"]}, {"a": ["1", "2"], "b": ["3"]}, {"a": ["1", "2"]}]
-    shared = [parts.frontends(node) for node in nodes]
+    shared = [parts.frontends(f"n{number}", node) for number, node in enumerate(nodes)]
     assert [dict(found) for found in shared] == [{key: tuple(value) for key, value in node.items()} for node in nodes]
     assert shared[0] is shared[2]
     assert shared[0]["a"] is shared[1]["a"] is shared[3]["a"]
+    assert parts.first_node == "n0"
+    assert parts.frontends("n4", {"b": ["3"]}, like_first=["a"]) is shared[0]
+    assert dict(parts.frontends("n5", {"b": ["5"]}, like_first=["a"])) == {"a": ("1", "2"), "b": ("5",)}
+    assert dict(parts.frontends("n6", {}, like_first=["b"])) == {"b": ("3",)}

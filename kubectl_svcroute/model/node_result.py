@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from .net import Backend
 from .records import dataclass, field
@@ -63,19 +63,26 @@ class SharedParts:
         self._names: dict[frozenset[str], frozenset[str]] = {}
         self._texts: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._first: dict[str, tuple[str, ...]] = {}
+        self.first_node = ""
+        """Whose frontends the others' are held against."""
 
     def names(self, names: Iterable[str]) -> frozenset[str]:
         """A set of Services, the same object for equal sets."""
         found = frozenset(names)
         return self._names.setdefault(found, found)
 
-    def frontends(self, frontends: Mapping[str, Sequence[str]]) -> Mapping[str, tuple[str, ...]]:
-        """Service -> its addresses as one node has them: those of the first node, and over them what is otherwise here."""
+    def frontends(
+        self, node: str, frontends: Mapping[str, Sequence[str]], *, like_first: Collection[str] = ()
+    ) -> Mapping[str, tuple[str, ...]]:
+        """Service -> its addresses as one node has them: those of the first node, and over them what is otherwise here.
+
+        `like_first`: Services that have those of the first node, and do not stand in `frontends`.
+        """
         found = {key: self._once(tuple(value)) for key, value in frontends.items()}
         if not self._first:
-            self._first = found
-        if found.keys() != self._first.keys():
-            return found
+            self._first, self.first_node = found, node
+        if len(found) + len(like_first) != len(self._first) or not found.keys() <= self._first.keys():
+            return {**found, **{key: self._first[key] for key in like_first}}
         own = {key: value for key, value in found.items() if value is not self._first[key]}
         return ChainMap(own, self._first) if own else self._first
 
