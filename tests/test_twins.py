@@ -424,6 +424,23 @@ def test_an_address_in_a_services_own_rules_is_not_part_of_a_template() -> None:
     assert not any("svc-00007" in key for key in quick.even), "the rule may be about it"
 
 
+def test_an_address_in_a_services_own_rules_is_not_part_of_a_template_of_iptables() -> None:
+    """The same in iptables mode."""
+    dump = snapshot("made-iptables").nodes[0].read()
+    assert isinstance(dump, NodeDump)
+    text = dump.files["iptables-save.txt"]
+    entries = "(?m)^-A KUBE-SERVICES .*scale/svc-{}:http .* -j (KUBE-SVC-\\w+)$"
+    first, second = (re.findall(entries.format(name), text)[0] for name in ("00005", "00007"))
+    (end, *_) = re.findall(rf"(?m)^-A {second} .* -j (KUBE-SEP-\w+)$", text)
+    (remote,) = re.findall(rf"(?m)^-A {end} .* --to-destination ([0-9.]+):", text)
+    for chain in (first, second):
+        text = re.sub(rf"(?m)^(?=-A {chain} )", f"-A {chain} -s {remote}/32 -j RETURN\n", text, count=1)
+    node = replace(dump, files={**dump.files, "iptables-save.txt": text})
+    quick, thorough = (judge.node(node) for judge in judges("made-iptables"))
+    assert any(finding.service == "scale/svc-00007" for finding in thorough.findings)
+    assert told(quick) == told(thorough)
+
+
 def test_a_nodes_rules_go_with_it() -> None:
     """Nothing but what the first node is kept for is left of any node's ruleset, though nobody looks for cycles."""
     judge = Audit(snapshot("made-nftables").api, Selection())

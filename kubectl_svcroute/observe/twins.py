@@ -22,10 +22,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
-from ..model.ranges import Ranges, contains, number
+from ..model.ranges import Ranges, contains, network, number
 from ..model.records import dataclass
 from ..model.ruleset import Chains, IptablesRules
 from .cells import PINNED, Cells
@@ -43,6 +44,8 @@ _PLAIN_ENTRY = re.compile(
 """The usual form of what the other one takes."""
 _INTO_OWN = re.compile(r" -[jg] KUBE-(?:SVC|SVL|EXT|XLB|FW|SEP)-")
 _NETWORK = re.compile(r"-A \S+ (?:! )?-[sd] (\S+) -p ")
+_ADDRESS = re.compile(r"(?<![\w.:/%-])(?:\d+(?:\.\d+){3}|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*)(?:/[0-9.]+)?(?![\w.:/])")
+_OTHER_PORT = re.compile(r"--(?:dport|destination-port|ports?)\S* (?!%s )")
 _MOST_OUTER = 4
 _MOST_MODELS = 8
 
@@ -196,7 +199,7 @@ class Twins:
         nat = rules.tables["nat"].chains if "nat" in rules.tables else Chains({})
         self._texts: Mapping[str, str] = nat.texts
         self.cells = Cells((*cells, local))
-        self.models = Models(_template)
+        self.models = Models(partial(_template, self.cells))
         self.entries = Entries(nat)
         self.at_node = False
         """Whether an address of the node itself has an entry, before those of the node ports."""
@@ -334,7 +337,7 @@ class Twins:
         return (ask.proto, ask.kinds, ask.affinity, cone.more, here, cells)
 
 
-def _template(cone: Cone) -> Template | None:
+def _template(cells: Cells, cone: Cone) -> Template | None:
     """The cone with placeholders for its own values; None when that does not give the cone back."""
     index = {}
     for position, value in enumerate(cone.values):
@@ -355,5 +358,18 @@ def _template(cone: Cone) -> Template | None:
     text = pattern.sub(replace, cone.text.replace("%", "%%"))
     if len(order) < 2 or _OWN_NAME.search(text):
         return None  # rules that lead on to another Service's chains: what stands there is not part of the template
+    if not _weighed(text, cells):
+        return None
     template = Template(text=text, pick=itemgetter(*order), count=len(cone.values))
     return template if template.text % template.pick(cone.values) == cone.text else None
+
+
+def _weighed(text: str, cells: Cells) -> bool:
+    """Whether what the rules ask of addresses and ports, beside those of their own Service, is what all rules were weighed by.
+
+    Else it might be about another Service whose rules look the same.
+    """
+    try:
+        return _OTHER_PORT.search(text) is None and all(cells.divides(network(where)) for where in _ADDRESS.findall(text))
+    except ValueError:
+        return False  # what looks like an address and is none
