@@ -44,7 +44,7 @@ _PLAIN_ENTRY = re.compile(
 """The usual form of what the other one takes."""
 _INTO_OWN = re.compile(r" -[jg] KUBE-(?:SVC|SVL|EXT|XLB|FW|SEP)-")
 _NETWORK = re.compile(r"-A \S+ (?:! )?-[sd] (\S+) -p ")
-_ADDRESS = re.compile(r"(?<![\w.:/%-])(?:\d+(?:\.\d+){3}|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*)(?:/[0-9.]+)?(?![\w.:/])")
+_ADDRESS = re.compile(r"(?<![\w.:/%-])(?<!--mask )(?:\d+(?:\.\d+){3}|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*)(?:/[0-9.]+)?(?![\w.:/])")
 _OTHER_PORT = re.compile(r"--(?:dport|destination-port|ports?)\S* (?!%s )")
 _MOST_OUTER = 4
 _MOST_MODELS = 8
