@@ -279,10 +279,11 @@ def _iptables(bench: Bench) -> list[Row]:
     if tool is None:
         rows.append(Row("iptables -A audit, one node", "iptables-nft-restore --test", 1.0, note="not measured: no iptables here"))
     else:
-        row = Row("iptables -A audit, one node", "iptables-nft-restore --test", 1.0)
-        rows.append(
-            bench.pair(row, lambda: bench.audit(one, "-A", "-o", "json"), lambda: run([tool, "--test"], stdin=dump))
-        )
+        for words in ([], ["-o", "json"]):
+            row = Row(" ".join(["iptables -A audit, one node", *words]), "iptables-nft-restore --test", 1.0)
+            rows.append(
+                bench.pair(row, lambda: bench.audit(one, "-A", *words), lambda: run([tool, "--test"], stdin=dump))  # noqa: B023
+            )
     size = sum(file.stat().st_size for file in (dump, *(one / "api").iterdir()))
     memory = Row("its peak memory", "size of dump and API objects", 8.0)
     memory.ratios.append(bench.audit(one, "-A", "-o", "json").memory / size)
@@ -292,7 +293,7 @@ def _iptables(bench: Bench) -> list[Row]:
 def _nftables(bench: Bench) -> list[Row]:
     one, other = bench.nodes("nftables", 1), bench.nodes("iptables", 1)
     row = Row("nft -A audit, one node", "the iptables audit", 1.0)
-    return [bench.pair(row, lambda: bench.audit(one, "-A", "-o", "json"), lambda: bench.audit(other, "-A", "-o", "json"))]
+    return [bench.pair(row, lambda: bench.audit(one, "-A"), lambda: bench.audit(other, "-A"))]
 
 
 def _further(bench: Bench) -> list[Row]:
@@ -331,7 +332,7 @@ def _one(bench: Bench) -> list[Row]:
         name = json.loads((one / "api" / "services.json").read_text(encoding="utf-8"))["items"][777]["metadata"]
         asked = ["-n", name["namespace"], name["name"]]
         rows.append(
-            bench.pair(row, lambda: bench.audit(one, *asked, "-o", "json"), lambda: bench.audit(one, "-A", "-o", "json"))  # noqa: B023
+            bench.pair(row, lambda: bench.audit(one, *asked), lambda: bench.audit(one, "-A"))  # noqa: B023
         )
     return rows
 
