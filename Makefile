@@ -52,7 +52,7 @@ types: venv-test ## mypy
 
 pytest: venv-test ## the tests; PYTEST_ARGS='-k walk' for some of them
 	@mkdir -p build
-	$(BIN)/python -m pytest -n $(WORKERS) -ra --junitxml=build/tests.xml $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -ra --junitxml=build/tests.xml $(PYTEST_ARGS)
 
 bench: venv-test ## the benchmarks
 	@found=$$(grep -ls __main__ bench/*.py) || { echo "no benchmark here yet"; exit 0; }; \

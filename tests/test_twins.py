@@ -350,7 +350,7 @@ def compare_same(name: str, seed: int) -> None:
 @pytest.mark.parametrize("name", IPTABLES)
 def test_nodes_that_rules_tell_apart(name: str) -> None:
     """The walks of the first node stand for another's only where no rule could tell the two from each other."""
-    for seed in range(16):
+    for seed in (1, 3, 7, 10, 12):  # 7 and 10 find a walk that stands for one that it should not stand for
         compare_same(name, seed)
 
 

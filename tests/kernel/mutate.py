@@ -175,7 +175,7 @@ class Mutator:
             f"-m addrtype {no}--{rng.choice(('src', 'dst'))}-type LOCAL ",
             f"-m addrtype {no}--{rng.choice(('src', 'dst'))}-type UNICAST ",
             f"-m statistic --mode random {no}--probability 0.{rng.randint(1, 9)} ",
-            f"-m statistic --mode nth --every {rng.randint(2, 4)} --packet 0 ",
+            _nth(hook, rng.randint(2, 4)),
             f"-m iprange {no}--{rng.choice(('src', 'dst'))}-range {two[0]}-{two[1]} ",
             f"-m pkttype {no}--pkt-type {rng.choice(('unicast', 'broadcast', 'multicast'))} ",
             f"-m recent --name foreign {rng.choice(('--set', '--rcheck', '--update'))} ",
@@ -441,3 +441,10 @@ EDITS: tuple[Edit, ...] = (
     change_mark, change_probability, add_source, negate, negate, insert, insert, insert, insert, change_policy,
     empty_chain, foreign_chain, foreign_chain,
 )  # fmt: skip
+
+
+def _nth(hook: str, every: int) -> str:
+    """Every so many packets; where the lab's own answers pass too, and are counted, by chance."""
+    if hook in ("INPUT", "OUTPUT"):
+        return f"-m statistic --mode random --probability 0.{every} "
+    return f"-m statistic --mode nth --every {every} --packet 0 "

@@ -83,7 +83,7 @@ def places(found: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_odd_objects_are_judged_alike(data: st.DataObject) -> None:
     """Any value in any place, or none there: the same slices, or a refusal of both, with the same words."""
     items = copy.deepcopy(slices_in("v1.36-iptables-nft")[:4])
