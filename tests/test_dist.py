@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import many
 import pytest
 import yaml
 from api_server import ApiServer, exec_plugin
@@ -24,6 +25,7 @@ from sshd import SshLab, why_not
 from test_process import FIRST, NAME, THIRD, Cluster
 
 from kubectl_svcroute import PLUGIN, __version__
+from kubectl_svcroute.collect import archive
 
 sys.path.insert(0, str(ROOT / "scripts"))
 try:
@@ -233,6 +235,17 @@ def test_every_report_is_the_same_when_frozen(dist: Dist, tmp_path: Path) -> Non
     for name in formats:
         one, other = ((tmp_path / where / f"report.{name}").read_bytes() for where in ("frozen", "tree"))
         assert one == other, name
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_a_large_cluster_is_read_when_frozen(dist: Dist, tmp_path: Path, mode: str) -> None:
+    """Lists and rulesets that are not decoded at once, and Services that are compared in two processes."""
+    place = many.write(tmp_path / "made", mode=mode, count=1400, endpoints=3, nodes=1)
+    assert (place / "api" / "endpointslices.json").stat().st_size > archive._LARGE
+    frozen, tree = both(dist, tmp_path, "-A", "--snapshot", str(place), "-o", "json")
+    assert frozen == tree
+    assert frozen[0] == 0
+    assert len(json.loads(frozen[1])["services"]) >= 1400
 
 
 @pytest.mark.parametrize(
