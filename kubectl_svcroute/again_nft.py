@@ -77,6 +77,8 @@ class NftReference:
         self.view = view
         self.structural: dict[str, tuple[Sequence[Element], list[Observation]]] = {}
         """Set or map -> its elements, and what they alone decide."""
+        self.plain: set[str] = set()
+        """Services that are told of as twins, whether they were walked or not."""
         self.twins: dict[str, NftTwin] = {}
         self.local: dict[str, dict[str, set[str]]] | None = None
         """Node -> protocol -> the endpoints of twins there, as address and port; put together for the first further node."""
@@ -94,6 +96,7 @@ class NftReference:
         self, service: str, cones: Sequence[PortCone], frontends: Sequence[str], *, walked: bool = False  # noqa: ARG002
     ) -> None:  # fmt: skip
         """Note such a Service; `cones` as `kept` gives them. Whether it was `walked` makes no difference here."""
+        self.plain.add(service)
         if all(cone.model for cone in cones):
             self.twins[service] = NftTwin(cones, frontends)
 

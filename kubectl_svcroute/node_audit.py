@@ -459,9 +459,9 @@ class NodeAudit:
         return stops
 
     def _told_as_twin(self, service: str, noted: int) -> None:
-        """A model that was walked is told of as its twins are: which of them are walked depends on the node, and is not shown.
+        """A model that was walked is told of as its twins are: who is walked depends on the node, and on which node came first.
 
-        `noted`: how many shares were noted before.
+        `noted`: how many shares were noted before the walk.
         """
         for share in list(self.shares)[noted:]:
             del self.shares[share]
@@ -528,11 +528,15 @@ class NodeAudit:
         if filtering_ranges(service, view):
             stops.filtered.add(service.key)
         before = (len(self.observations), len(self.unsure))
+        told = service.key in self.ways
         for plan in plan_service(service, slices, view):
             self._port(plan, view, asker, landmarks, facts)
             for expectation in plan.expectations:
                 stops.add(service.key, expectation)
-        return before == (len(self.observations), len(self.unsure))
+        right = before == (len(self.observations), len(self.unsure))
+        if right and not told and self._worth_comparing():
+            self.ways.pop(service.key, None)  # of its twins nobody knows the way, and who is a twin depends on the node
+        return right
 
     def _take_over(self, right: set[str], reference: Reference | NftReference, view: NodeView) -> None:
         """Note what is known of Services that are right because they are on the first node."""
@@ -736,7 +740,11 @@ class NodeAudit:
 
         def walk(key: str) -> bool:
             slices = self.whole.slices_of(asked[key], legacy=not view.behaviour.reads_slices)
-            return self._walk(asked[key], slices, view, asker, NFTABLES, facts, stops)
+            noted = len(self.shares)
+            right = self._walk(asked[key], slices, view, asker, NFTABLES, facts, stops)
+            if right and key in reference.plain:
+                self._told_as_twin(key, noted)
+            return right
 
         for key in asked:
             if key not in reference.twins or key in differs.touched:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from captured import capture, faults, faulty
+from captured import CAPTURES, capture, faults, faulty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -345,3 +345,15 @@ def test_a_part_says_that_it_is_one() -> None:
     assert any(f"this is shard node/{node}: 1 of the 5 nodes" in note for note in report.notes)
     assert json.loads(render(report, "json"))["shard"]["node"] == node
     assert len(render(report, "brief").encode()) <= 4096
+
+
+@pytest.mark.parametrize(("name", "fault"), [(name, fault) for name in CAPTURES for fault in (None, *faults(name)[::7])])
+def test_whoever_comes_first(name: str, fault: str | None) -> None:
+    """Nodes arrive in any order, and each part has a first one of its own: the report is the same, to its evidence."""
+    found = load_snapshot(faulty(name, fault) if fault else capture(name))
+    outcomes = list(found.outcomes())
+    told = {
+        render(Audit(found.api, Selection()).report(order), "json")
+        for order in (outcomes, outcomes[::-1], outcomes[2:] + outcomes[:2])
+    }
+    assert len(told) == 1
