@@ -86,13 +86,20 @@ class _Blocks:
     """The chains of one table in the order of their rules, and pieces of many of them that are compared whole."""
 
     def __init__(self, body: str, table: Table) -> None:
+        self.body = body
         self.declarations = body[: _start(body)]
         self.texts = texts = table.chains.texts
         # iptables-save prints the chains in the order in which it declares them.
-        self.names = [name for name, rules in texts.items() if rules]
-        self.place = {name: n for n, name in enumerate(self.names)}
-        self.pieces = ["".join([texts[name] for name in self.names[n : n + _PIECE]]) for n in range(0, len(self.names), _PIECE)]
-        self.plain = self.declarations + "".join(self.pieces) == body
+        self._in_order([name for name, rules in texts.items() if rules])
+        if not self.plain:
+            self._in_order([name for _, name in BLOCK.findall(body, len(self.declarations))])
+
+    def _in_order(self, names: list[str]) -> None:
+        """Take the chains that have rules in the order in which these stand in the text."""
+        self.names = names
+        self.place = {name: n for n, name in enumerate(names)}
+        self.pieces = ["".join([self.texts[name] for name in names[n : n + _PIECE]]) for n in range(0, len(names), _PIECE)]
+        self.plain = self.declarations + "".join(self.pieces) == self.body
 
     def read(self, body: str, table: Table) -> tuple[Table, set[str]] | None:
         """The table of another body, and the names of the chains that differ."""
