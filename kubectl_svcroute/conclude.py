@@ -151,7 +151,7 @@ def _endpoint_rows(service: ServiceFacts, index: _Index, verified: Sequence[Node
     fair_on = {r.row.node: name in r.even if r.row.node in told else None for r in index.results}
     shares = {count: {node: _fair(fair, count) for node, fair in fair_on.items()} for count in {0, *even.values()}}
     order = {port: n for n, port in enumerate(service.port_order)}
-    facts.sort(key=itemgetter(1) if len(even) < 2 else lambda fact: (order.get(fact.port, 99), fact.backend))
+    facts.sort(key=itemgetter(1) if len(even) < 2 and not noted else lambda fact: (order.get(fact.port, 99), fact.backend))
     wrong: frozenset[str] = frozenset()
     for port, backend, pod, node, ready, state in facts:
         share = shares[even[port, ":" in backend.address] if state != "not an endpoint" else 0]

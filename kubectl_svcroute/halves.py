@@ -29,7 +29,12 @@ def in_halves(work: Callable[[Sequence[_Item]], _Result], items: Sequence[_Item]
         return [work(items)]
     middle = len(items) // 2
     reading, writing = os.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # no more processes are allowed here, or there is no memory for one
+        os.close(reading)
+        os.close(writing)
+        return [work(items)]
     if child == 0:
         _child(lambda: work(items[middle:]), writing)
     os.close(writing)

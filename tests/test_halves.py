@@ -101,3 +101,13 @@ def test_not_beside_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         stop.set()
         other.join()
+
+
+def test_where_no_child_can_be_made_all_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may allow no further process: that costs time, and no verdict."""
+
+    def refused() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "fork", refused)
+    assert in_halves(squares, range(10), least=2) == [(os.getpid(), [n * n for n in range(10)])]
