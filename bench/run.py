@@ -32,9 +32,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import many  # noqa: E402 - it is in tests/
 
-from kubectl_svcroute.commands.completion import NAME as COMPLETER  # noqa: E402
-from kubectl_svcroute.commands.completion import SHIM  # noqa: E402
-from kubectl_svcroute.demo import DEMO  # noqa: E402
+from kubectl_svcroute.cli.completion import NAME as COMPLETER  # noqa: E402
+from kubectl_svcroute.cli.completion import SHIM  # noqa: E402
+from kubectl_svcroute.run.demo import DEMO  # noqa: E402
 
 PROGRAM = Path(sys.executable).with_name("kubectl-svcroute")
 PYTHON = sys.executable

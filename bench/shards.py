@@ -26,16 +26,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from kubectl_svcroute.audit import Audit  # noqa: E402
+from kubectl_svcroute.audit.cluster import Audit  # noqa: E402
 from kubectl_svcroute.collect.archive import load_snapshot  # noqa: E402
-from kubectl_svcroute.merge import merge  # noqa: E402
 from kubectl_svcroute.model.node_result import NodeResult  # noqa: E402
+from kubectl_svcroute.model.selection import Selection  # noqa: E402
 from kubectl_svcroute.model.shard import ShardOf  # noqa: E402
 from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump  # noqa: E402
 from kubectl_svcroute.render import render  # noqa: E402
-from kubectl_svcroute.reports import read_parts  # noqa: E402
-from kubectl_svcroute.selection import Selection  # noqa: E402
-from kubectl_svcroute.shard import PartOf  # noqa: E402
+from kubectl_svcroute.shards.merge import merge  # noqa: E402
+from kubectl_svcroute.shards.read import read_parts  # noqa: E402
+from kubectl_svcroute.shards.run import PartOf  # noqa: E402
 
 
 def many_nodes(api: ApiObjects, count: int) -> ApiObjects:

@@ -41,7 +41,7 @@ import types
 # kubernetes' API client imports the package of its models, of which nothing is used, and which stays out of the archive.
 sys.modules["kubernetes.client.models"] = types.ModuleType("kubernetes.client.models")
 
-from {PACKAGE}.cli import main
+from {PACKAGE}.cli.main import main
 
 main()
 """

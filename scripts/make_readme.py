@@ -18,7 +18,7 @@ README = ROOT / "README.md"
 _BLOCK = re.compile(
     r"(<!-- output: (?P<arguments>.+?) -->\n```console\n\$ .+?\n(?:…\n)?)(?P<output>.*?)(?P<end>```\n)", re.DOTALL
 )
-_PROGRAM = "import sys; sys.argv[0] = 'kubectl-svcroute'; from kubectl_svcroute.cli import main; main()"
+_PROGRAM = "import sys; sys.argv[0] = 'kubectl-svcroute'; from kubectl_svcroute.cli.main import main; main()"
 """As kubectl starts it, whatever is installed where."""
 
 

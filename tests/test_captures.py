@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from captured import CAPTURES, capture, faults, faulty, truth
 
-from kubectl_svcroute.audit import Audit, audit
+from kubectl_svcroute.audit.cluster import Audit, audit
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.model.node_result import NodeResult
 from kubectl_svcroute.model.report import ExitCode, Report, Severity
-from kubectl_svcroute.selection import Selection
+from kubectl_svcroute.model.selection import Selection
 
 CASES = [(name, fault) for name in CAPTURES for fault in faults(name)]
 

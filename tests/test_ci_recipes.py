@@ -11,7 +11,7 @@ import pytest
 import yaml
 from captured import capture
 
-from kubectl_svcroute.audit import audit
+from kubectl_svcroute.audit.cluster import audit
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.model.report import ExitCode
 from kubectl_svcroute.render import render

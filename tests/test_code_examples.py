@@ -14,11 +14,11 @@ import pytest
 from captured import capture
 from test_codes import PAGES, sections
 
-from kubectl_svcroute.audit import audit
+from kubectl_svcroute.audit.cluster import audit
 from kubectl_svcroute.checks.registry import CODES
 from kubectl_svcroute.collect.archive import load_snapshot
+from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.snapshot import NodeDump, NodeOutcome, Snapshot, Unreachable
-from kubectl_svcroute.selection import Selection
 
 WITHOUT = {
     "SR906": "the API does not list the node, or nothing tells a version: no line that a node prints",

@@ -17,8 +17,8 @@ from captured import capture
 from click.testing import CliRunner
 
 from kubectl_svcroute import PLUGIN, PROGRAM
-from kubectl_svcroute.commands.completion import NAME, SHIM
-from kubectl_svcroute.completion import answer, complete
+from kubectl_svcroute.cli.complete import answer, complete
+from kubectl_svcroute.cli.completion import NAME, SHIM
 
 ROOT = Path(__file__).parent.parent
 DEMO = str(ROOT / "kubectl_svcroute" / "data" / "demo.tar.gz")
@@ -81,7 +81,7 @@ def test_what_is_offered(words: list[str], values: list[str]) -> None:
 
 def test_subcommands_come_first_and_services_beside_them() -> None:
     """The first word may be either."""
-    from kubectl_svcroute.cli import LAZY
+    from kubectl_svcroute.cli.main import LAZY
 
     found = offered("--snapshot", DEMO, "")
     assert found[:4] == ["demo", "trace", "snapshot", "explain"]
@@ -122,7 +122,8 @@ def test_contexts_are_those_of_the_kubeconfig(tmp_path: Path, monkeypatch: pytes
 
 def test_what_needs_no_cluster_loads_no_library() -> None:
     """Flags, codes, formats and subcommands cost click and the command line's own definition, nothing more."""
-    heavy = ("kubernetes", "paramiko", "yaml", "tabulate", "urllib3", "kubectl_svcroute.session", "kubectl_svcroute.audit")
+    own = ("kubectl_svcroute.run.check", "kubectl_svcroute.audit.cluster")
+    heavy = ("kubernetes", "paramiko", "yaml", "tabulate", "urllib3", *own)
     lines = [["--n"], ["explain", "SR"], ["-o", ""], ["trace", "kuard", "--from", ""], ["--via", "s"]]
     program = f"""if 1:
         import sys
@@ -148,7 +149,7 @@ def path(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "kubectl").symlink_to(kubectl)
     (folder / PROGRAM).write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom kubectl_svcroute.cli import main\nmain()\n"
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom kubectl_svcroute.cli.main import main\nmain()\n"
     )
     (folder / PROGRAM).chmod(0o755)
     return folder
@@ -212,7 +213,7 @@ def test_a_cluster_that_does_not_answer_is_met_with_silence(tmp_path: Path) -> N
 
 def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pip's own script stays; a folder that is not the user's is not written to; --to names another."""
-    from kubectl_svcroute.commands.completion import command
+    from kubectl_svcroute.cli.completion import command
     from kubectl_svcroute.errors import UsageError
 
     runner = CliRunner()

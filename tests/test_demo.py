@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kubectl_svcroute.options import DEMO
+from kubectl_svcroute.run.settings import DEMO
 
 ROOT = Path(__file__).parent.parent
 

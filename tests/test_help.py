@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from kubectl_svcroute.checks.registry import CODES
-from kubectl_svcroute.cli import check, cli
-from kubectl_svcroute.explain import listing
+from kubectl_svcroute.cli.main import check, cli
+from kubectl_svcroute.run.explain import listing
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = "kubectl svcroute"

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from kubectl_svcroute.manifests import USER
+from kubectl_svcroute.shards.manifests import USER
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = ROOT / "image" / "Dockerfile"
@@ -55,7 +55,7 @@ def test_the_image_is_nobody_and_is_the_program() -> None:
     text = DOCKERFILE.read_text()
     assert re.search(rf"^USER {USER}:{USER}$", text, re.MULTILINE)
     (entry,) = re.findall(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)
-    assert f"{json.loads(entry)[0]} = kubectl_svcroute.cli:main" in (ROOT / "setup.cfg").read_text()
+    assert f"{json.loads(entry)[0]} = kubectl_svcroute.cli.main:main" in (ROOT / "setup.cfg").read_text()
     for source in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE):
         for path in source.split():
             assert (ROOT / path).exists(), path

@@ -18,8 +18,8 @@ import yaml
 from api_server import ApiServer, rules_of
 from captured import faulty
 
-from kubectl_svcroute import manifests as made
-from kubectl_svcroute.manifests import CLUSTER_RULES, CONFIG_RULES, EXEC_RULES, Plan, arguments, manifests
+from kubectl_svcroute.shards import manifests as made
+from kubectl_svcroute.shards.manifests import CLUSTER_RULES, CONFIG_RULES, EXEC_RULES, Plan, arguments, manifests
 
 NAME, FAULT = "v1.36-iptables-nft", "missing-endpoint"
 ROOT = Path(__file__).parent.parent
@@ -113,8 +113,8 @@ def test_pods_keep_to_their_level(plan: str) -> None:
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_command_line_in_it_is_one(plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program takes the pod's arguments as they stand in the manifest."""
-    from kubectl_svcroute.cli import check
-    from kubectl_svcroute.options import settings
+    from kubectl_svcroute.cli.main import check
+    from kubectl_svcroute.run.settings import settings
 
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
     found = settings(check.make_context("check", list(arguments(PLANS[plan]))).params)
@@ -126,7 +126,7 @@ def test_the_command_line_in_it_is_one(plan: str, monkeypatch: pytest.MonkeyPatc
 
 def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What makes no sense together is an error with status 2; nothing is printed then."""
-    from kubectl_svcroute import cli
+    from kubectl_svcroute.cli import main
 
     for words, says in (
         (["--via", "local", "--schedule", "@daily"], "--schedule"),
@@ -137,7 +137,7 @@ def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: py
     ):
         monkeypatch.setattr("sys.argv", ["kubectl-svcroute", "job", *words])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
         said = capsys.readouterr()
         assert ended.value.code == 2, words
         assert says in said.err

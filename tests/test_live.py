@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from churn import SERVICES, Churn, addresses, snapshot
 
-from kubectl_svcroute.audit import Audit
+from kubectl_svcroute.audit.cluster import Audit
 from kubectl_svcroute.collect.fanout import NodeTarget
 from kubectl_svcroute.collect.refresh import changed_services
 from kubectl_svcroute.errors import CollectError
-from kubectl_svcroute.live import Live, audit_live
 from kubectl_svcroute.model.report import ExitCode, Report
+from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump, NodeOutcome
-from kubectl_svcroute.selection import Selection
+from kubectl_svcroute.run.live import Live, audit_live
 
 FIRST, SECOND, THIRD = (handle.node for handle in snapshot().nodes[:3])
 

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from captured import CAPTURES, capture, faults, faulty, truth
 
-from kubectl_svcroute.audit import Audit, audit
+from kubectl_svcroute.audit.cluster import Audit, audit
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.errors import SvcrouteError
 from kubectl_svcroute.model.node_result import NodeResult
 from kubectl_svcroute.model.report import ExitCode, Report, Severity
+from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.snapshot import NodeDump, Snapshot
-from kubectl_svcroute.selection import Selection
 
 IPTABLES = [name for name in CAPTURES if "iptables" in name]
 NFTABLES = [name for name in CAPTURES if "nftables" in name]

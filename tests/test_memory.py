@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from captured import capture
 
-from kubectl_svcroute.audit import Audit
+from kubectl_svcroute.audit.cluster import Audit
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.model.node_result import SharedParts
-from kubectl_svcroute.selection import Selection
+from kubectl_svcroute.model.selection import Selection
 
 
 def test_nodes_hold_what_they_have_in_common_once() -> None:

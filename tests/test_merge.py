@@ -13,20 +13,20 @@ from captured import CAPTURES, capture, faults, faulty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubectl_svcroute.audit import Audit
+from kubectl_svcroute.audit.cluster import Audit
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.errors import UsageError
-from kubectl_svcroute.merge import Part, merge
 from kubectl_svcroute.model.net import Backend
 from kubectl_svcroute.model.node_result import NodeResult
 from kubectl_svcroute.model.report import ExitCode, Report
+from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.shard import ShardOf, part_of
 from kubectl_svcroute.model.snapshot import ApiObjects
-from kubectl_svcroute.partial import Contents, pack, unpack
 from kubectl_svcroute.render import RENDERERS, RenderOptions, render
-from kubectl_svcroute.reports import parts_of
-from kubectl_svcroute.selection import Selection
-from kubectl_svcroute.shard import PartOf
+from kubectl_svcroute.shards.encoding import Contents, pack, unpack
+from kubectl_svcroute.shards.merge import Part, merge
+from kubectl_svcroute.shards.read import parts_of
+from kubectl_svcroute.shards.run import PartOf
 
 NAME = "v1.36-iptables-nft"
 SOME = ("v1.28-iptables-legacy", "v1.36-iptables-nft", "v1.36-nftables")
@@ -296,12 +296,12 @@ def test_nodes_keep_their_part_when_others_come_and_go() -> None:
 
 def test_the_command_line_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """`--shard` and `merge` as they are typed: the same bytes as one run, exit statuses, and usage errors with status 2."""
-    from kubectl_svcroute import cli
+    from kubectl_svcroute.cli import main
 
     def run(*words: str) -> int:
         monkeypatch.setattr("sys.argv", ["kubectl-svcroute", *words])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
         return int(ended.value.code or 0)
 
     source = str(faulty(NAME, "missing-endpoint"))

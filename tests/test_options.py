@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kubectl_svcroute.options import DEMO, settings
+from kubectl_svcroute.run.settings import DEMO, settings
 
 
 def test_demo_names_the_cluster_that_comes_with_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kubectl_svcroute.errors import UsageError
-from kubectl_svcroute.output_file import write_file
+from kubectl_svcroute.run.output_file import write_file
 
 
 def test_a_file_is_replaced_and_keeps_its_rights(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 
 import kubectl_svcroute
-from kubectl_svcroute.audit import Audit
+from kubectl_svcroute.audit.cluster import Audit
 from kubectl_svcroute.checks.observation import Observation
 from kubectl_svcroute.collect.node_script import Connections, node_script
 from kubectl_svcroute.model.flow import ProbeRow, ProbeShare
@@ -92,7 +92,7 @@ def test_no_other_command_opens_a_connection_to_a_service() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level and re.match(r"probe\b", node.module or ""):
                 users.add(str(path.relative_to(PACKAGE)))
-    assert users == {"commands/probe.py"}
+    assert users == {"cli/probe.py"}
     connections = Connections(addresses=("10.96.0.10", "fd00:96::1"), ports=(30080,))
     script = node_script("nonce", connections=connections)
     for word in ("/dev/tcp", "/dev/udp", "python", "telnet", "socket"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kubectl_svcroute.model.node_result import NodeResult
 from kubectl_svcroute.model.report import Finding, NodeRow, Severity
-from kubectl_svcroute.settling import Settling, set_aside
+from kubectl_svcroute.run.settling import Settling, set_aside
 
 
 def finding(code: str = "SR201", service: str | None = "a/one", cause: str = "10.0.0.1:80: gone", **more: object) -> Finding:

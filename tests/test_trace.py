@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 from captured import CAPTURES, capture, faults, faulty, truth
 
-from kubectl_svcroute import session, trace_session
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.errors import UsageError
 from kubectl_svcroute.model.routes import Client
 from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump, NodeHandle, Snapshot, Unreachable
 from kubectl_svcroute.model.trace import Branch, Hop, Role, Trace
-from kubectl_svcroute.trace import Tracer
-from kubectl_svcroute.trace_ask import Question
-from kubectl_svcroute.trace_words import asks, destination
+from kubectl_svcroute.run import check
+from kubectl_svcroute.trace import run
+from kubectl_svcroute.trace.question import Question
+from kubectl_svcroute.trace.rule_words import asks, destination
+from kubectl_svcroute.trace.tracer import Tracer
 
 KUBE = "v1.36-iptables-nft"
 NODE = "kubworker{}.prefetch.net"
@@ -440,20 +441,20 @@ def given(**more: Any) -> dict[str, Any]:
 def test_the_command_on_a_snapshot(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Exit statuses, the default node, a file for the picture."""
     path = str(capture(KUBE))
-    assert trace_session.run_trace(given(snapshot=path)) == 0
+    assert run.run_trace(given(snapshot=path)) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["node"], said["client"], said["verdict"]) == (NODE.format(1), "pod", "as it should be")
-    assert trace_session.run_trace(given(snapshot=path, service="svc/cart", namespace="shop", client="hairpin")) == 0
+    assert run.run_trace(given(snapshot=path, service="svc/cart", namespace="shop", client="hairpin")) == 0
     assert json.loads(capsys.readouterr().out)["node"] == NODE.format(3)
     broken = str(faulty(KUBE, "missing-endpoint"))
-    assert trace_session.run_trace(given(snapshot=broken, node="kubworker3")) == 1
+    assert run.run_trace(given(snapshot=broken, node="kubworker3")) == 1
     picture = tmp_path / "way.svg"
-    assert trace_session.run_trace(given(snapshot=broken, node="kubworker3", output=f"svg={picture}")) == 1
+    assert run.run_trace(given(snapshot=broken, node="kubworker3", output=f"svg={picture}")) == 1
     assert picture.read_text().startswith("<svg ")
     assert "differs (SR201)" in capsys.readouterr().err
     for wrong in ({"output": "png"}, {"service": "kuarf"}, {"node": "nope"}, {"to": "nodeport"}):
         with pytest.raises(UsageError):
-            trace_session.run_trace(given(snapshot=path, **wrong))
+            run.run_trace(given(snapshot=path, **wrong))
 
 
 def test_the_first_node_that_can_be_verified_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -464,10 +465,10 @@ def test_the_first_node_that_can_be_verified_is_told(tmp_path: Path, capsys: pyt
     shutil.rmtree(first)
     first.mkdir()
     (first / "unreachable.txt").write_text("ssh: connection refused\n")
-    assert trace_session.run_trace(given(snapshot=str(where))) == 0
+    assert run.run_trace(given(snapshot=str(where))) == 0
     assert json.loads(capsys.readouterr().out)["node"] == NODE.format(2)
-    assert trace_session.run_trace(given(snapshot=str(where), node="kubworker1")) == 3
-    assert trace_session.run_trace(given(snapshot=str(where), node="kubworker1", allow_partial=True)) == 0
+    assert run.run_trace(given(snapshot=str(where), node="kubworker1")) == 3
+    assert run.run_trace(given(snapshot=str(where), node="kubworker1", allow_partial=True)) == 0
 
 
 class _Api:
@@ -501,10 +502,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
             yield _Api(), api, reader
 
         clock = iter(range(0, 1000, 4))
-        monkeypatch.setattr(session, "_cluster", fake)
+        monkeypatch.setattr(check, "_cluster", fake)
         monkeypatch.setattr("kubectl_svcroute.collect.refresh.refresh", lambda _api, before, _services: before)
-        monkeypatch.setattr(trace_session.time, "sleep", lambda _: None)
-        monkeypatch.setattr(trace_session.time, "monotonic", lambda: float(next(clock)))
+        monkeypatch.setattr(run.time, "sleep", lambda _: None)
+        monkeypatch.setattr(run.time, "monotonic", lambda: float(next(clock)))
         return reader
 
     return make
@@ -512,20 +513,20 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_live_reads_the_one_node_alone(cluster: Any) -> None:
     reader = cluster("")
-    assert trace_session.run_trace(given(node="kubworker3")) == 0
+    assert run.run_trace(given(node="kubworker3")) == 0
     assert reader.read_nodes == [NODE.format(3)]
 
 
 def test_a_difference_that_goes_away_is_none(cluster: Any) -> None:
     """The API and the node were read at different moments: a second look finds them alike."""
     reader = cluster("missing-endpoint", "")
-    assert trace_session.run_trace(given(node="kubworker3")) == 0
+    assert run.run_trace(given(node="kubworker3")) == 0
     assert len(reader.read_nodes) == 2
 
 
 def test_a_difference_that_stays_is_one(cluster: Any) -> None:
     reader = cluster("missing-endpoint")
-    assert trace_session.run_trace(given(node="kubworker3")) == 1
+    assert run.run_trace(given(node="kubworker3")) == 1
     assert len(reader.read_nodes) >= 3
     assert set(reader.read_nodes) == {NODE.format(3)}
 
@@ -533,7 +534,7 @@ def test_a_difference_that_stays_is_one(cluster: Any) -> None:
 def test_live_tries_a_few_nodes_and_no_more(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = cluster("")
     monkeypatch.setattr(reader, "read", lambda target: Unreachable(node=target.name, reason="no route to host"))
-    assert trace_session.run_trace(given()) == 3
+    assert run.run_trace(given()) == 3
 
 
 def test_handles_are_read_once() -> None:
@@ -550,5 +551,5 @@ def test_handles_are_read_once() -> None:
 
     tracer = Tracer(snapshot.api, Question(service="default/kuard"))
     by_name = {handle.node: watched(handle) for handle in snapshot.nodes}
-    trace_session._first(tracer, list(by_name), lambda name: by_name[name].read(), tries=None)
+    run._first(tracer, list(by_name), lambda name: by_name[name].read(), tries=None)
     assert seen == [NODE.format(1)]

@@ -17,16 +17,16 @@ import many
 import pytest
 from captured import CAPTURES, capture
 
-from kubectl_svcroute import node_audit
-from kubectl_svcroute.audit import Audit
+from kubectl_svcroute.audit import node as node_audit
+from kubectl_svcroute.audit.cluster import Audit
+from kubectl_svcroute.audit.node import NodeAudit
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.model.cluster import Service
 from kubectl_svcroute.model.nft import LazyChains
 from kubectl_svcroute.model.node_result import NodeResult
+from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.snapshot import NodeDump, Snapshot
-from kubectl_svcroute.node_audit import NodeAudit
 from kubectl_svcroute.parse import nft_json
-from kubectl_svcroute.selection import Selection
 
 MADE = ("made-iptables", "made-nftables")
 """Clusters of Services that are nearly all alike, as large ones are; captured ones have every kind, and few of each."""

@@ -7,11 +7,11 @@ import re
 import pytest
 from captured import capture
 
-from kubectl_svcroute.audit import Audit
+from kubectl_svcroute.audit.cluster import Audit
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.model.report import Severity
+from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.snapshot import NodeDump
-from kubectl_svcroute.selection import Selection
 
 _RULES = re.compile(r"(?<=\tchain cluster-ips-check \{\n)\t\t(.*)\n\t\t(.*)\n(?=\t\})")
 

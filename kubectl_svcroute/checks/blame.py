@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..model.fast_dataclass import dataclass
 from ..model.net import FrontendKind
-from ..model.records import dataclass
 from ..model.routes import Action
-from ..model.ways import End, Step
+from ..model.walk_result import End, Step
 from .landmarks import NFTABLES
 
 if TYPE_CHECKING:

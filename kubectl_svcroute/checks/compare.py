@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 
+from ..model.fast_dataclass import dataclass
 from ..model.net import Backend, FrontendKind
 from ..model.plan import Expectation, PortPlan
 from ..model.ranges import Ranges, contains, describe, number, single, subtract, union
-from ..model.records import dataclass
 from ..model.report import Severity
 from ..model.routes import Action, Client, Leg
-from ..model.ways import Atom, End, Observed
+from ..model.walk_result import Atom, End, Observed
 from . import blame
 from .landmarks import Landmarks
 from .observation import Observation, Unsure

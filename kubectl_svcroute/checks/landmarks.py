@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..model.records import dataclass
+from ..model.fast_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ..errors import ParseError
+from ..model.lazy_regex import pattern
 from ..model.node_result import SyncState
-from ..model.patterns import pattern
 from ..model.report import Severity
 from .observation import Observation
 

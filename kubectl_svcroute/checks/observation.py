@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..model.fast_dataclass import dataclass
 from ..model.net import Frontend
-from ..model.records import dataclass
 from ..model.report import Severity
 from ..model.routes import Client
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
-from ..model.records import replace
+from ..model.fast_dataclass import replace
 from ..model.report import Finding, Severity
 from ..model.routes import Client
 from .observation import Observation

@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ..errors import SnapshotError
-from ..model.patterns import pattern
+from ..model.lazy_regex import pattern
 from ..model.report import Unverified
 from ..model.snapshot import ApiObjects, NodeDump, NodeHandle, NodeOutcome, Snapshot, Unreachable
 from .limits import LIMITS, Limits
@@ -142,7 +142,7 @@ class _Folder:
 
 
 def _packed(path: Path, limits: Limits, known: re.Pattern[str]) -> _Source:
-    from .packed import open_packed  # noqa: PLC0415 - a folder needs none of the libraries that an archive does
+    from .archive_reader import open_packed  # noqa: PLC0415 - a folder needs none of the libraries that an archive does
 
     return open_packed(path, limits, known)
 
@@ -264,7 +264,7 @@ def _read_node(source: _Source, node: str) -> NodeOutcome:
         for suffix in SUFFIXES:
             if f"nodes/{node}{suffix}" in source.names:
                 name = f"nodes/{node}{suffix}"
-                from .packed import Packed  # noqa: PLC0415 - as in _packed
+                from .archive_reader import Packed  # noqa: PLC0415 - as in _packed
 
                 inner = io.BytesIO(source.read(name))
                 bundle = Packed(inner, f"{source.label}: {name}", LIMITS, _BUNDLE_KNOWN)

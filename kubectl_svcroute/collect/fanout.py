@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..errors import SvcrouteError
-from ..model.records import dataclass
+from ..model.fast_dataclass import dataclass
 from ..model.snapshot import NodeHandle, NodeOutcome, Unreachable
 from .node_script import one_line
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from ..errors import CollectError
-from ..model.records import dataclass
+from ..model.fast_dataclass import dataclass
 from .kube import ApiError
 from .node_script import one_line
 

@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import CollectError
-from ..model.records import dataclass
+from ..model.fast_dataclass import dataclass
 
 DEFAULT_PORT = 22
 

@@ -37,12 +37,12 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from .. import __version__
 from ..errors import CollectError, UsageError
-from ..model.records import dataclass, field
+from ..model.fast_dataclass import dataclass, field
 from ..model.report import Unverified
 from ..model.snapshot import ApiObjects
-from .list_decoder import decode_list
+from .interning import Shared
+from .list_stream import decode_list
 from .projection import project
-from .shared import Shared
 
 PAGE = 500
 """Items of one page of a List: kubectl's chunk size."""

@@ -29,8 +29,8 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 
 from ..errors import CollectError
-from ..model.patterns import pattern
-from ..model.records import dataclass
+from ..model.fast_dataclass import dataclass
+from ..model.lazy_regex import pattern
 from ..model.snapshot import NodeDump
 
 MAX_BYTES = 256 << 20

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from ..model.records import replace
+from ..model.fast_dataclass import replace
 from ..model.snapshot import ApiObjects
 from .kube import ENDPOINTS, ENDPOINTSLICES, PODS, SERVICES, ApiError, KubeApi, Resource
 

@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol, cast
 
 from .. import __version__
 from ..errors import SnapshotError
-from ..model.records import dataclass
+from ..model.fast_dataclass import dataclass
 from ..model.snapshot import NodeOutcome, Snapshot, Unreachable
 from .archive import NODE, SUFFIXES
 from .projection import project_list

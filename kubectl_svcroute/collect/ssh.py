@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CollectError
-from ..model.records import dataclass, field, replace
+from ..model.fast_dataclass import dataclass, field, replace
 from ..model.snapshot import NodeDump, NodeOutcome, Unreachable
 from .fanout import ADDRESS_KINDS, NodeTarget
 from .host_certificates import certificate_is_good

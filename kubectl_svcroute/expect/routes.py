@@ -20,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..model.cluster import Node, ProxyConfig, Service, ServicePort, Slice
+from ..model.fast_dataclass import dataclass
 from ..model.net import Backend, Frontend, FrontendKind
 from ..model.plan import Expectation, PortPlan, Selection
 from ..model.ranges import ALL, EMPTY, Ranges, contains, intersect, network, number, single, subtract, union
-from ..model.records import dataclass
 from ..model.routes import Action, Client
 from .endpoints import candidates, select
 from .versions import Behaviour

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..model.cluster import ProxyConfig
+from ..model.fast_dataclass import dataclass
 from ..model.ranges import contains, network, number
-from ..model.records import dataclass
 
 OLDEST = (1, 14)
 NEWEST = (1, 36)

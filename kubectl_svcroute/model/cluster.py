@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from .fast_dataclass import dataclass
 from .net import Protocol
-from .records import dataclass
 
 
 class ServicePort(NamedTuple):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .fast_dataclass import dataclass, field
 from .net import Backend
-from .records import dataclass, field
 from .report import Unverified
 
 

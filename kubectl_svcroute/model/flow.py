@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .fast_dataclass import dataclass
 from .net import Protocol
-from .records import dataclass
 
 
 class Flow(NamedTuple):

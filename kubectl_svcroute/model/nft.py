@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from .records import dataclass, field
+from .fast_dataclass import dataclass, field
 
 Scalar = int | str
 

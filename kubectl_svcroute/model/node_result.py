@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from .fast_dataclass import dataclass, field
 from .net import Backend
-from .records import dataclass, field
 from .report import Finding, NodeRow, Unverified
 
 BESIDE_RULES = "(connections)"

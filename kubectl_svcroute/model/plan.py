@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .cluster import Endpoint, Service, ServicePort
+from .fast_dataclass import dataclass, field
 from .net import Backend, Frontend
 from .ranges import Ranges, number
-from .records import dataclass, field
 from .routes import Action, Client, Leg, Route
 
 

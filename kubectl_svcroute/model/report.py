@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ExitCode
-from .records import dataclass, field
+from .fast_dataclass import dataclass, field
 
 if TYPE_CHECKING:
     from .flow import ProbeRow

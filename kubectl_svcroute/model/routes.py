@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
+from .fast_dataclass import dataclass
 from .net import Backend
-from .records import dataclass
 
 
 class Client(str, Enum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from .records import dataclass
+from .fast_dataclass import dataclass
 
 
 class Chains(Mapping[str, list[str]]):

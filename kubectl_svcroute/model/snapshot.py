@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .records import dataclass, field
+from .fast_dataclass import dataclass, field
 from .report import Unverified
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from enum import Enum
 
 from ..errors import ExitCode
+from .fast_dataclass import dataclass
 from .net import Frontend
-from .records import dataclass
 from .report import Finding, Severity, Unverified
 from .routes import Client
 

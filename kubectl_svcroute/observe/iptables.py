@@ -13,10 +13,10 @@ from ipaddress import ip_address
 from ..errors import ParseError
 from ..model.ranges import ALL, network, number, subtract
 from ..model.ruleset import IptablesRules, Table
+from .hooks import SOURCE_HOOKS, BaseChain
+from .iptables_rule import CONTINUE_TARGETS, Rule, compile_rule, mark_change
 from .packet import Doubt, Packet, Result, divide
-from .rules import CONTINUE_TARGETS, Rule, compile_rule, mark_change
 from .verdict import Verdict
-from .walk import SOURCE_HOOKS, BaseChain
 
 PRIORITIES = {"raw": -300, "mangle": -150, "nat-dst": -100, "filter": 0, "security": 50, "nat-src": 100}
 """include/uapi/linux/netfilter_ipv4.h: the order of the tables at one hook."""

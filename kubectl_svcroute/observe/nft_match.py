@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from ..model.fast_dataclass import dataclass
 from ..model.nft import (
     Binary,
     Concat,
@@ -36,11 +37,10 @@ from ..model.nft import (
     render_element,
     render_value,
 )
-from ..model.nft_plain import ADDRESS4, ADDRESS6, NUMBER, PROTOCOL, PlainElements
+from ..model.nft_elements import ADDRESS4, ADDRESS6, NUMBER, PROTOCOL, PlainElements
 from ..model.ranges import ALL, Ranges, intersect, network, number, union
 from ..model.ranges import text as address_text
-from ..model.records import dataclass
-from .matches import PROTOCOLS
+from .iptables_match import PROTOCOLS
 from .packet import Doubt, Interface, Packet, Result, SourceSplit, negate
 
 Known = int | str

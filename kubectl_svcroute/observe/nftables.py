@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from ..model.fast_dataclass import dataclass
 from ..model.nft import (
     Aside,
     Assign,
@@ -58,7 +59,7 @@ from ..model.nft import (
     render_value,
 )
 from ..model.ranges import ALL, number, subtract
-from ..model.records import dataclass
+from .hooks import SOURCE_HOOKS, BaseChain
 from .iptables import LOOPBACK_ADDRESSES
 from .nft_match import (
     Lookup,
@@ -76,7 +77,6 @@ from .nft_match import (
 )
 from .packet import Chance, Doubt, Packet, Result, divide, negate
 from .verdict import Verdict
-from .walk import SOURCE_HOOKS, BaseChain
 
 FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 """The tables that see a packet of each family. Those of arp, bridge and netdev see frames, before or beside routing."""
@@ -192,7 +192,7 @@ class NftTableWalker:
 
 
 class NftBase:
-    """One base chain, as a Runner (observe/walk.py)."""
+    """One base chain, as a Runner (observe/hooks.py)."""
 
     def __init__(self, walker: NftTableWalker, chain: NftChain) -> None:
         self.walker = walker

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..model.fast_dataclass import dataclass, field
 from ..model.ranges import ALL, EMPTY, Ranges, contains, intersect, subtract
-from ..model.records import dataclass, field
-from ..model.ways import Step
+from ..model.walk_result import Step
 
 
 class Trace(NamedTuple):

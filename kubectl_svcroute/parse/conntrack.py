@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ..errors import ParseError
+from ..model.fast_dataclass import dataclass
 from ..model.flow import Flow
 from ..model.net import Protocol, canonical_ip
-from ..model.records import dataclass
 
 _PROTOCOLS = {"tcp": Protocol.TCP, "udp": Protocol.UDP, "sctp": Protocol.SCTP}
 _TUPLE = ("src", "dst", "sport", "dport")

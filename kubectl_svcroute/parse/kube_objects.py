@@ -104,7 +104,7 @@ class LazySlices(Mapping[str, tuple[Slice, ...]]):
     def _keys(self) -> Iterator[str]:
         """The Service of each item."""
         if not isinstance(self._items, list):
-            from .raw_slices import slice_of  # noqa: PLC0415 - of large Lists alone
+            from .slices_fast import slice_of  # noqa: PLC0415 - of large Lists alone
 
             items = cast("RawItems", self._items)
             found = items.heads

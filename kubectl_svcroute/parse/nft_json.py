@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import ParseError
+from ..model.fast_dataclass import replace
 from ..model.nft import (
     Aside,
     Assign,
@@ -56,7 +57,6 @@ from ..model.nft import (
     VerdictMap,
     render_value,
 )
-from ..model.records import replace
 
 FAMILIES = frozenset(("ip", "ip6", "inet", "arp", "bridge", "netdev"))
 HOOKS = frozenset(("prerouting", "input", "forward", "output", "postrouting", "ingress", "egress"))
@@ -86,7 +86,7 @@ def parse_nft_json(text: str, *, source: str = "", like: NftRules | None = None)
     if not text.strip():
         raise ParseError("the file is empty: nothing was read")
     if len(text) >= LARGE:
-        from .nft_large import read_large  # noqa: PLC0415 - what it imports is not worth its time for a small text
+        from .nft_json_fast import read_large  # noqa: PLC0415 - what it imports is not worth its time for a small text
 
         if (found := read_large(text, source=source, like=like)) is not None:
             return found

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ParseError
-from ..model.patterns import pattern
+from ..model.lazy_regex import pattern
 
 Settings = dict[str, Any]
 """What a source says, by the field names of `model.cluster.ProxyConfig`; only what it does say."""

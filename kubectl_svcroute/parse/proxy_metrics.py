@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 
 from ..errors import ParseError
+from ..model.lazy_regex import pattern
 from ..model.node_result import SyncState
-from ..model.patterns import pattern
 
 _SAMPLE = pattern(
     r"kubeproxy_sync_proxy_rules_last_(?P<queued>queued_)?timestamp_seconds(?P<labels>\{[^}]*\})? (?P<value>\S+)(?: -?\d+)?"

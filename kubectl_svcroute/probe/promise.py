@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..audit import Audit
+from ..audit.cluster import Audit
+from ..audit.node import NodeAudit
 from ..checks.blame import Facts
 from ..checks.landmarks import Landmarks
 from ..expect.routes import NodeView
 from ..model.cluster import Node
+from ..model.fast_dataclass import dataclass, replace
 from ..model.net import Backend, Frontend, FrontendKind, Protocol, host_port
 from ..model.node_result import NodeResult
 from ..model.plan import Expectation, PortPlan
 from ..model.ranges import contains, number, single
-from ..model.records import dataclass, replace
 from ..model.routes import Action, Client, Leg
 from ..model.snapshot import NodeDump
-from ..model.ways import Atom
-from ..node_audit import NodeAudit
-from ..observe.observe import Asker
-from ..observe.settle import CLOSE
+from ..model.walk_result import Atom
+from ..observe.ask import Asker
+from ..observe.shares import CLOSE
 from .script import Target
 
 DNS_QUERY = (

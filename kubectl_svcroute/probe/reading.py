@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from ..errors import ParseError
+from ..model.fast_dataclass import dataclass
 from ..model.flow import Flow
 from ..model.net import Frontend, Protocol, canonical_ip
-from ..model.records import dataclass
 from ..parse.conntrack import parse_flows
 
 RESULTS = ("connected", "refused", "timeout", "unreachable", "failed")

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import session
-from ..audit import Audit
+from ..audit.cluster import Audit
 from ..checks.observation import Observation
 from ..checks.rollup import roll_up
 from ..errors import CollectError, ExitCode, ParseError, UsageError
@@ -26,9 +25,10 @@ from ..model.flow import ProbeRow
 from ..model.node_result import NodeResult
 from ..model.report import Report, Severity, Unverified
 from ..model.snapshot import ApiObjects, NodeDump, NodeHandle, NodeOutcome, Unreachable
-from ..observe.infer import Inference
-from ..options import Settings, settings
-from ..settling import identity
+from ..observe.config_votes import Inference
+from ..run import check
+from ..run.settings import Settings, settings
+from ..run.settling import identity
 from .judge import Judged, comparisons, judge, tail_text
 from .promise import Dialler, NodePlan, Watched, plan_node
 from .reading import Dialled, parse_probe
@@ -75,11 +75,11 @@ def run_probe(given: Mapping[str, Any]) -> int:
         raise UsageError("probe dials one Service, or several, by name: kubectl svcroute probe NAME")
     if not 0.1 <= wish.bounds.patience <= 60:
         raise UsageError("--wait is from 100ms to 60s")
-    with session._cluster(found) as (api, objects, reader):
+    with check._cluster(found) as (api, objects, reader):
         report = _Run(found, wish, api, objects, reader).report()
     if report is None:
         return ExitCode.OK
-    session.write(report, found)
+    check.write(report, found)
     return report.exit_code(fail_on=found.fail_on, allow_partial=found.allow_partial)
 
 
@@ -118,9 +118,9 @@ class _Run:
         self.api = api
         self.objects = objects
         self.reader = reader
-        self.selection = session.select(objects, found, api.current_namespace)
+        self.selection = check.select(objects, found, api.current_namespace)
         self.dialler, self.place = self._who()
-        targets, notes = session._targets(objects, replace(found, nodes=(self.place,)) if self.place else found)
+        targets, notes = check._targets(objects, replace(found, nodes=(self.place,)) if self.place else found)
         for note in notes:
             click.echo(note, err=True)
         self.targets: dict[str, NodeTarget] = {target.name: target for target in targets}
@@ -190,7 +190,7 @@ class _Run:
         look = _Look(audit=Audit(objects, self.selection, thorough=True))
         nodes = handles(self.reader, [self.targets[name] for name in names])
         outcomes: Iterable[NodeOutcome] = read_all(
-            nodes, parallel=self.found.parallel, node_timeout=session._patience(self.found)
+            nodes, parallel=self.found.parallel, node_timeout=check._patience(self.found)
         )
         if inference is not None:
             look.audit.take(inference)

@@ -24,8 +24,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..collect.node_script import framed_script
+from ..model.fast_dataclass import dataclass
 from ..model.net import Frontend, Protocol
-from ..model.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

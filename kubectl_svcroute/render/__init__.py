@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ..model.records import dataclass, replace
+from ..model.fast_dataclass import dataclass, replace
 
 if TYPE_CHECKING:
     from ..model.report import Report

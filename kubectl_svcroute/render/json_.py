@@ -9,7 +9,7 @@ from itertools import chain
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
 
-from ..halves import in_halves
+from ..fork import in_halves
 from ..model.flow import ProbeRow
 from ..model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Unverified
 from . import RenderOptions

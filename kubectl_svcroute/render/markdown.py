@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from ..model.patterns import pattern
+from ..model.lazy_regex import pattern
 from ..model.report import Report, ServiceRow
 from . import RenderOptions
 from .codes import label_of

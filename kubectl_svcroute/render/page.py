@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 
-from ..model.patterns import pattern
+from ..model.lazy_regex import pattern
 from .text import Paint, clean, width, wrap
 
 WIDEST = 100

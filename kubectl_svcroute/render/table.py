@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..model.patterns import pattern
+from ..model.lazy_regex import pattern
 from ..model.report import EndpointRow, Report, ServiceRow
 from . import RenderOptions, probe_table
 from .codes import label_of

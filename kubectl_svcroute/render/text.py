@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from unicodedata import category, east_asian_width
 
-from ..model.patterns import pattern
+from ..model.lazy_regex import pattern
 
 # Controls (C0, DEL, C1), format characters (bidi overrides, zero-width ones, tags), surrogates, private use, and the line
 # and paragraph separators: none shows itself, and each can hide or forge what stands beside it.

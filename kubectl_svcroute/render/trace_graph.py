@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
-from ..model.records import dataclass, field
+from ..model.fast_dataclass import dataclass, field
 from ..model.trace import Branch, Ending, Exit, Hop, Role, Trace, Way
 from .text import clean, percent, width, wrap
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from ..model.records import dataclass
+from ..model.fast_dataclass import dataclass
 from ..model.report import Finding
 from ..model.routes import Client
 from ..model.trace import Branch, Ending, Exit, Hop, Role, Trace, Way

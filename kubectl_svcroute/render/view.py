@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from ..model.records import dataclass
+from ..model.fast_dataclass import dataclass
 from ..model.report import EndpointRow, Finding, Report, ServiceRow, Severity, Unverified
 from .text import plural
 

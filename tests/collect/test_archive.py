@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 from captured import CAPTURES, capture
 
-from kubectl_svcroute.audit import audit
+from kubectl_svcroute.audit.cluster import audit
 from kubectl_svcroute.collect import archive
 from kubectl_svcroute.collect.archive import eks_bundle_files, load_snapshot
 from kubectl_svcroute.collect.limits import Limits
 from kubectl_svcroute.collect.saving import save_snapshot
 from kubectl_svcroute.errors import SnapshotError
 from kubectl_svcroute.model.report import Unverified
+from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump, NodeHandle, Snapshot, Unreachable
-from kubectl_svcroute.partial import fingerprint_of
 from kubectl_svcroute.render import render
-from kubectl_svcroute.selection import Selection
+from kubectl_svcroute.shards.encoding import fingerprint_of
 
 Member = tuple[tarfile.TarInfo, bytes]
 

@@ -18,10 +18,10 @@ from captured import CAPTURES, capture
 
 from kubectl_svcroute import __version__
 from kubectl_svcroute.collect import kube
+from kubectl_svcroute.collect.interning import Shared
 from kubectl_svcroute.collect.kube import ApiError, KubeOptions, collect_api, connect
 from kubectl_svcroute.collect.projection import project
 from kubectl_svcroute.collect.refresh import changed_services, is_gone, refresh
-from kubectl_svcroute.collect.shared import Shared
 from kubectl_svcroute.collect.spool import Spool
 from kubectl_svcroute.errors import CollectError, UsageError
 from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump, NodeOutcome, Unreachable

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubectl_svcroute.collect.list_decoder import decode_list
+from kubectl_svcroute.collect.list_stream import decode_list
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

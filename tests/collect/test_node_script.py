@@ -27,7 +27,7 @@ from kubectl_svcroute.collect.node_script import (
 )
 from kubectl_svcroute.errors import CollectError
 from kubectl_svcroute.model.snapshot import NodeDump
-from kubectl_svcroute.parse.nft_tables import foreign_tables
+from kubectl_svcroute.parse.nft_other_tables import foreign_tables
 
 NONCE = "svcroute-0123456789abcdef"
 

@@ -19,23 +19,22 @@ from pathlib import Path
 
 from captured import CAPTURES, capture
 
-from kubectl_svcroute.audit import Audit
+from kubectl_svcroute.audit.cluster import Audit
 from kubectl_svcroute.checks.node import health, parse_sysctl
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.collect.known_hosts import KnownHosts, parse_line
 from kubectl_svcroute.collect.node_script import framed, node_dump
 from kubectl_svcroute.errors import CollectError, ParseError, SnapshotError, UsageError
-from kubectl_svcroute.merge import merge
 from kubectl_svcroute.model.nft import NftRules
+from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.shard import ShardOf
 from kubectl_svcroute.model.snapshot import ApiObjects, NodeDump, Unreachable
-from kubectl_svcroute.observe.rules import compile_rule
+from kubectl_svcroute.observe.iptables_rule import compile_rule
 from kubectl_svcroute.parse.conntrack import parse_flows
 from kubectl_svcroute.parse.iptables_save import parse_iptables_save
 from kubectl_svcroute.parse.kube_objects import build_config, parse_cluster
-from kubectl_svcroute.parse.mode import node_mode
 from kubectl_svcroute.parse.nft_json import parse_nft_json
-from kubectl_svcroute.parse.nft_tables import foreign_tables
+from kubectl_svcroute.parse.nft_other_tables import foreign_tables
 from kubectl_svcroute.parse.nft_text import parse_nft_text
 from kubectl_svcroute.parse.proxy_config import (
     duration,
@@ -45,11 +44,12 @@ from kubectl_svcroute.parse.proxy_config import (
     version_of,
 )
 from kubectl_svcroute.parse.proxy_metrics import sync_state
+from kubectl_svcroute.parse.proxy_mode import node_mode
 from kubectl_svcroute.render import render
-from kubectl_svcroute.reports import parts_of
-from kubectl_svcroute.selection import Selection
-from kubectl_svcroute.session import matches_selector
-from kubectl_svcroute.shard import PartOf
+from kubectl_svcroute.run.check import matches_selector
+from kubectl_svcroute.shards.merge import merge
+from kubectl_svcroute.shards.read import parts_of
+from kubectl_svcroute.shards.run import PartOf
 
 NONCE = "svcroute-0123456789abcdef"
 

@@ -24,8 +24,8 @@ from typing import NamedTuple
 from kubectl_svcroute.model.net import Backend
 from kubectl_svcroute.model.ranges import Ranges, contains, describe, intersect, number, single, size, text
 from kubectl_svcroute.model.routes import Action, Leg
-from kubectl_svcroute.model.ways import Atom, Observed
-from kubectl_svcroute.observe.settle import CLOSE
+from kubectl_svcroute.model.walk_result import Atom, Observed
+from kubectl_svcroute.observe.shares import CLOSE
 
 from .lab import Lab, Outcome, Probe
 from .questions import Question

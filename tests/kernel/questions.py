@@ -16,11 +16,11 @@ from kubectl_svcroute.model.plan import Expectation
 from kubectl_svcroute.model.ranges import ALL, Ranges, network, number, single, subtract, union
 from kubectl_svcroute.model.routes import Client
 from kubectl_svcroute.model.snapshot import ApiObjects
-from kubectl_svcroute.model.ways import Observed
+from kubectl_svcroute.model.walk_result import Observed
+from kubectl_svcroute.observe.ask import Asker
+from kubectl_svcroute.observe.hook_order import merge
 from kubectl_svcroute.observe.iptables import base_chains
-from kubectl_svcroute.observe.merge import merge
 from kubectl_svcroute.observe.nftables import base_chains as nft_chains
-from kubectl_svcroute.observe.observe import Asker
 from kubectl_svcroute.observe.packet import Interface, NodeContext
 from kubectl_svcroute.parse.iptables_save import parse_iptables_save
 from kubectl_svcroute.parse.kube_objects import parse_cluster

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kubectl_svcroute.observe.matches import MODULES
-from kubectl_svcroute.observe.rules import CONTINUE_TARGETS
+from kubectl_svcroute.observe.iptables_match import MODULES
+from kubectl_svcroute.observe.iptables_rule import CONTINUE_TARGETS
 
 from .micro import MICRO
 

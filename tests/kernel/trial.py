@@ -14,7 +14,7 @@ from kubectl_svcroute.model.ranges import ALL, Ranges, contains, network, number
 from kubectl_svcroute.model.report import Severity
 from kubectl_svcroute.model.routes import Client
 from kubectl_svcroute.model.snapshot import NodeDump
-from kubectl_svcroute.model.ways import Observed
+from kubectl_svcroute.model.walk_result import Observed
 
 from .crowd import crowd_of, folder
 from .judge import Disagreement, Figures, Judge
@@ -224,8 +224,8 @@ class Auditor:
     """Ask the audit that walks everything too: its short cuts may not hide anything."""
 
     def __post_init__(self) -> None:
-        from kubectl_svcroute.audit import Audit
-        from kubectl_svcroute.selection import Selection
+        from kubectl_svcroute.audit.cluster import Audit
+        from kubectl_svcroute.model.selection import Selection
 
         from .questions import api_objects
 

@@ -15,10 +15,10 @@ from kubectl_svcroute.model.plan import Expectation
 from kubectl_svcroute.model.ranges import ALL, network, number, single, subtract, union
 from kubectl_svcroute.model.routes import Action, Client, Leg
 from kubectl_svcroute.model.snapshot import ApiObjects
-from kubectl_svcroute.model.ways import Atom, End, Observed
-from kubectl_svcroute.observe.merge import merge
+from kubectl_svcroute.model.walk_result import Atom, End, Observed
+from kubectl_svcroute.observe.ask import Asker
+from kubectl_svcroute.observe.hook_order import merge
 from kubectl_svcroute.observe.nftables import base_chains, not_walked
-from kubectl_svcroute.observe.observe import Asker
 from kubectl_svcroute.observe.packet import Interface, NodeContext
 from kubectl_svcroute.parse.kube_objects import parse_cluster
 from kubectl_svcroute.parse.nft_json import parse_nft_json

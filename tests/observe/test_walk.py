@@ -7,10 +7,10 @@ import pytest
 from kubectl_svcroute.model.net import Frontend, FrontendKind, Protocol
 from kubectl_svcroute.model.ranges import network, number, single, union
 from kubectl_svcroute.model.routes import Action
-from kubectl_svcroute.model.ways import Atom, Observed
+from kubectl_svcroute.model.walk_result import Atom, Observed
+from kubectl_svcroute.observe.ask import Asker
+from kubectl_svcroute.observe.hook_order import merge
 from kubectl_svcroute.observe.iptables import base_chains
-from kubectl_svcroute.observe.merge import merge
-from kubectl_svcroute.observe.observe import Asker
 from kubectl_svcroute.observe.packet import Interface, NodeContext
 from kubectl_svcroute.parse.iptables_save import parse_iptables_save
 

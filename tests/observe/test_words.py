@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubectl_svcroute.errors import ParseError
-from kubectl_svcroute.observe.words import Quoted, split_rule
+from kubectl_svcroute.observe.iptables_words import Quoted, split_rule
 
 
 def quoted(text: str) -> str:

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from kubectl_svcroute.errors import ParseError
-from kubectl_svcroute.parse.mode import node_mode
-from kubectl_svcroute.parse.nft_tables import PROXY_TABLES, foreign_tables
+from kubectl_svcroute.parse.nft_other_tables import PROXY_TABLES, foreign_tables
+from kubectl_svcroute.parse.proxy_mode import node_mode
 from tests.captured import CAPTURES, capture
 
 IPTABLES = ":KUBE-SERVICES - [0:0]\n:KUBE-SVC-KONBHUEJ3TRSITPT - [0:0]\n"

@@ -11,10 +11,10 @@ import pytest
 
 from kubectl_svcroute.errors import ParseError
 from kubectl_svcroute.model.nft import Decide, LazyChains, NftRules
-from kubectl_svcroute.model.nft_plain import ADDRESS4, ADDRESS6, NUMBER, PROTOCOL, PlainElements
+from kubectl_svcroute.model.nft_elements import ADDRESS4, ADDRESS6, NUMBER, PROTOCOL, PlainElements
 from kubectl_svcroute.parse import nft_json
 from kubectl_svcroute.parse.nft_json import parse_nft_json
-from kubectl_svcroute.parse.nft_large import read_large
+from kubectl_svcroute.parse.nft_json_fast import read_large
 from tests.captured import CAPTURES, capture
 from tests.parse.test_nft_json import CHAIN, RULE, TABLE, document
 from tests.test_twins import edited_nft, snapshot

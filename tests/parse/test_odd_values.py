@@ -7,23 +7,23 @@ import json
 import pytest
 from captured import CAPTURES, capture
 
-from kubectl_svcroute.audit import Audit
+from kubectl_svcroute.audit.cluster import Audit
 from kubectl_svcroute.checks.node import health, sysctls
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.errors import ParseError
 from kubectl_svcroute.model.net import Frontend, FrontendKind, Protocol
 from kubectl_svcroute.model.nft import Unknown
 from kubectl_svcroute.model.ranges import single
+from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.snapshot import NodeDump
+from kubectl_svcroute.observe.ask import Asker
+from kubectl_svcroute.observe.hook_order import merge
 from kubectl_svcroute.observe.iptables import base_chains
-from kubectl_svcroute.observe.merge import merge
-from kubectl_svcroute.observe.observe import Asker
 from kubectl_svcroute.observe.packet import Interface, NodeContext
-from kubectl_svcroute.observe.twins import Twins
 from kubectl_svcroute.parse.iptables_save import parse_iptables_save
 from kubectl_svcroute.parse.nft_text import parse_nft_text
 from kubectl_svcroute.parse.proxy_config import duration, settings_from_configz, settings_from_flags, version_of
-from kubectl_svcroute.selection import Selection
+from kubectl_svcroute.sharing.iptables import Twins
 
 DEEP = '{"kubeproxy.config.k8s.io":' + "[" * 20_000
 

@@ -17,7 +17,7 @@ from kubectl_svcroute.collect.large_list import large_list
 from kubectl_svcroute.errors import ParseError
 from kubectl_svcroute.model.cluster import Slice
 from kubectl_svcroute.parse.kube_objects import LazySlices
-from kubectl_svcroute.parse.raw_slices import slice_of
+from kubectl_svcroute.parse.slices_fast import slice_of
 
 
 def raw(items: list[Any]) -> Sequence[dict[str, Any]]:

@@ -6,10 +6,10 @@ from functools import cache
 
 from captured import capture, faulty
 
-from kubectl_svcroute.audit import audit
+from kubectl_svcroute.audit.cluster import audit
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Severity, Unverified
-from kubectl_svcroute.selection import Selection
+from kubectl_svcroute.model.selection import Selection
 
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07\r\n\tb|c `d` <script>alert(1)</script> &amp; \"e\" 'f' \u202egnp.\u200b\x9b31m{g} $(h) # \\"
 """Everything that somebody could write into an annotation or a rule's comment to be taken for something else."""

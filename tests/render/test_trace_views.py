@@ -24,8 +24,8 @@ from kubectl_svcroute.render.text import is_unsafe, width
 from kubectl_svcroute.render.trace_graph import dot, graph_of, mermaid, svg
 from kubectl_svcroute.render.trace_json import as_json, document
 from kubectl_svcroute.render.trace_tree import pieces
-from kubectl_svcroute.trace import Tracer
-from kubectl_svcroute.trace_ask import Question
+from kubectl_svcroute.trace.question import Question
+from kubectl_svcroute.trace.tracer import Tracer
 
 Golden = Callable[[str, str], None]
 KUBE, NFT = "v1.36-iptables-nft", "v1.36-nftables"

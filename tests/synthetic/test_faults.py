@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from captured import capture
 
-from kubectl_svcroute.audit import audit
+from kubectl_svcroute.audit.cluster import audit
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.model.report import ExitCode, Report, Severity
 from kubectl_svcroute.model.snapshot import NodeDump

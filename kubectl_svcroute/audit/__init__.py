@@ -1,0 +1,1 @@
+"""Audit a cluster: one node after another, then one report."""

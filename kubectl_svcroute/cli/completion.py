@@ -1,0 +1,152 @@
+"""`completion`: put the file in place through which kubectl completes a plugin's words.
+
+pip installs it beside the program. krew links one file of a plugin and no more, so it has to be written: two lines of shell
+that hand kubectl's question on to the program.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from .. import PLUGIN, PROGRAM
+from ..errors import ExitCode, UsageError
+from .help import Command, Group
+from .options import COMPLETE, CONTEXT
+
+NAME = f"kubectl_complete-{PLUGIN}"
+"""What kubectl looks for on PATH."""
+SHIM = f"""\
+#!/bin/sh
+# Written by `kubectl {PLUGIN} completion install`: kubectl asks here what may stand next on the line.
+exec {PROGRAM} {COMPLETE} "$@"
+"""
+
+
+@click.group(cls=Group, context_settings=CONTEXT)
+def command() -> None:
+    """Let the shell complete Services, namespaces, nodes, flags and codes, through kubectl's own completion.
+
+    kubectl 1.26 or later asks a file named kubectl_complete-svcroute on PATH. With pip, pipx and uv it is there already; krew
+    links one file only, so it has to be installed.
+
+    \b
+    Examples:
+      # After `kubectl krew install svcroute`
+      kubectl svcroute completion install
+
+      # Into another folder of PATH
+      kubectl svcroute completion install --to ~/bin
+    """  # noqa: D301 - a backslash and b is click's mark for lines that stay as they are
+
+
+@command.command(cls=Command)
+@click.option("--to", metavar="DIR", type=click.Path(path_type=Path), help="Write it there instead of into a folder on PATH.")
+def install(to: Path | None) -> int:
+    """Write kubectl_complete-svcroute into a folder of yours that is on PATH.
+
+    \b
+    Examples:
+      # Where krew has the plugin, or else into the first folder of PATH that is yours
+      kubectl svcroute completion install
+    """  # noqa: D301 - see above
+    present = shutil.which(NAME)
+    if present is not None and to is None and not _ours(Path(present)):
+        click.echo(f"{present} is there already: nothing to do")
+        _say_next()
+        return ExitCode.OK
+    folder = to if to is not None else Path(present).parent if present is not None else _folder()
+    target = folder / NAME
+    if target.exists() and not _ours(target):
+        raise UsageError(f"{target} is there already, and was not written by this command: remove it first")
+    try:
+        part = target.with_name(f".{NAME}.part")
+        part.write_text(SHIM, encoding="utf-8")
+        part.chmod(0o755)
+        part.replace(target)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written: {error.strerror}") from error
+    click.echo(f"wrote {target}")
+    if str(folder.absolute()) not in _path():
+        click.echo(f"note: {folder} is not on PATH: kubectl will not find it there", err=True)
+    _say_next()
+    return ExitCode.OK
+
+
+@command.command(cls=Command)
+def remove() -> int:
+    """Remove what `install` wrote.
+
+    \b
+    Examples:
+      # Before `kubectl krew uninstall svcroute`
+      kubectl svcroute completion remove
+    """  # noqa: D301 - see above
+    found = shutil.which(NAME)
+    if found is None:
+        click.echo(f"there is no {NAME} on PATH: nothing to do")
+    elif not _ours(Path(found)):
+        raise UsageError(f"{found} was not written by `completion install`: it belongs to the package that brought it")
+    else:
+        try:
+            Path(found).unlink()
+        except OSError as error:
+            raise UsageError(f"{found}: cannot be removed: {error.strerror}") from error
+        click.echo(f"removed {found}")
+    return ExitCode.OK
+
+
+@command.command(cls=Command)
+def script() -> int:
+    """Print what `install` writes.
+
+    \b
+    Examples:
+      # To put it in place by hand: it belongs into a file kubectl_complete-svcroute, executable, on PATH
+      kubectl svcroute completion script
+    """  # noqa: D301 - see above
+    click.echo(SHIM, nl=False)
+    return ExitCode.OK
+
+
+def _say_next() -> None:
+    shell = Path(os.environ.get("SHELL", "bash")).name
+    load = "kubectl completion fish | source" if shell == "fish" else f"source <(kubectl completion {shell})"
+    click.echo(f"Where kubectl's own completion is loaded, it knows `kubectl {PLUGIN}` from now on. To load it: {load}")
+
+
+def _ours(path: Path) -> bool:
+    try:
+        return path.read_text(encoding="utf-8") == SHIM
+    except (OSError, ValueError):
+        return False
+
+
+def _path() -> list[str]:
+    return [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder.startswith("/")]
+
+
+def _folder() -> Path:
+    """Where to write: krew's own folder, or where the plugin is, or else the first of PATH that is the user's own.
+
+    Only folders that the user owns and may write: what stands in a folder of others may be run by others.
+    """
+    on_path = _path()
+    krew = Path(os.environ.get("KREW_ROOT") or Path.home() / ".krew") / "bin"
+    first = [str(krew), str(Path(sys.argv[0]).parent.absolute()), str(Path.home() / ".local" / "bin"), str(Path.home() / "bin")]
+    for folder in [*(one for one in first if one in on_path), *on_path]:
+        path = Path(folder)
+        try:
+            mine = path.is_dir() and path.stat().st_uid == os.getuid() and os.access(path, os.W_OK)
+        except OSError:
+            continue
+        if mine:
+            return path
+    raise UsageError(
+        f"no folder of PATH is yours to write: make one (mkdir -p ~/.local/bin), put it on PATH, or name another with --to DIR;"
+        f" `kubectl {PLUGIN} completion script` prints what it has to hold"
+    )

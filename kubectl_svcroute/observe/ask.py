@@ -1,0 +1,57 @@
+"""Ask a node's rules what they do with one client's packets to one frontend."""
+
+from __future__ import annotations
+
+from ..model.fast_dataclass import dataclass
+from ..model.net import Frontend
+from ..model.ranges import Ranges, number
+from ..model.routes import Action
+from ..model.walk_result import End, Observed
+from .hooks import Hooks, walk
+from .packet import Interface, NodeContext, Packet
+from .shares import settle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """A node's rules of one family, ready to be asked."""
+
+    hooks: Hooks
+    context: NodeContext
+    pod_side: Interface
+    """What is known of the interfaces that pods' packets come in by."""
+    uplink: Interface
+    """What is known of the interface that everybody else's come in by."""
+
+    def packet(self, frontend: Frontend, sources: Ranges, *, from_node: bool, from_pod: bool) -> Packet:
+        """The first packet of a connection."""
+        return Packet(
+            self.context, src=sources, dst=number(frontend.address), proto=frontend.protocol.value.lower(),
+            dport=frontend.port, iif=self.pod_side if from_pod else self.uplink, from_node=from_node,
+        )  # fmt: skip
+
+    def ask(self, frontend: Frontend, sources: Ranges, *, from_node: bool, from_pod: bool) -> Observed:
+        """What becomes of new connections, and of the next one of a client that has had one."""
+        ends = walk(self.hooks, self.packet(frontend, sources, from_node=from_node, from_pod=from_pod))
+        atoms = settle(ends)
+        affinity: set[int | None] = set()
+        seen: set[frozenset[str]] = set()
+        for end in ends:
+            if end.action is not Action.TRANSLATE:
+                continue
+            if not end.remembered:
+                affinity.add(None)
+            elif end.remembered not in seen:
+                seen.add(end.remembered)
+                affinity.add(self._again(frontend, end, from_node=from_node, from_pod=from_pod))
+        return Observed(atoms=tuple(atoms), affinity=frozenset(affinity))
+
+    def _again(self, frontend: Frontend, first: End, *, from_node: bool, from_pod: bool) -> int | None:
+        """For how long a client that was sent to `first` is sent there again; None when it may be sent elsewhere."""
+        packet = self.packet(frontend, first.sources, from_node=from_node, from_pod=from_pod)
+        packet.memory = first.remembered
+        ends = walk(self.hooks, packet)
+        if any(end.backend != first.backend for end in ends):
+            return None
+        # A way that no list decides may lead there all the same: what counts is that none leads elsewhere.
+        return min((end.seconds for end in ends if end.seconds is not None), default=None)

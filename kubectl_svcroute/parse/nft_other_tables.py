@@ -1,0 +1,72 @@
+"""`nft -j list tables`, `nft -j list chains` -> the tables of other programs that were not walked.
+
+Only kube-proxy's own tables are read whole: listing everything can take a node over half a minute (docs/reading-nftables.md).
+That another program's table exists is cheap to know, and it is said, instead of assuming that it does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ..model.fast_dataclass import dataclass
+from ..model.nft import NftRules, NftTable, TableKey
+from .nft_json import parse_nft_json
+
+ROUTED = frozenset(("ip", "ip6", "inet"))
+"""Families whose tables see packets as they are routed."""
+
+PROXY_TABLES = frozenset((("ip", "kube-proxy"), ("ip6", "kube-proxy")))
+
+IPTABLES_TABLES = frozenset((family, name) for family in ("ip", "ip6") for name in ("filter", "nat", "mangle", "raw", "security"))
+"""What iptables-nft keeps its rules in (iptables/nft.c, xtables_ipv4)."""
+
+_BUILTIN = frozenset(("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignTable:
+    """A table of another program that packets of Services may meet, and whose rules were not read."""
+
+    family: str
+    name: str
+    chains: tuple[str, ...] | None
+    """Its base chains, each `name (hook priority)`; None when only the tables were listed."""
+
+    def __str__(self) -> str:
+        where = f": {', '.join(self.chains)}" if self.chains else ""
+        return f"{self.family} {self.name}{where}"
+
+
+def foreign_tables(text: str, *, walked: Collection[TableKey], iptables: Collection[int] = ()) -> tuple[ForeignTable, ...]:
+    """The tables in `text` that packets may meet and that are not in `walked`.
+
+    `iptables` names the families (4, 6) whose iptables-nft rules were read by iptables-save: the tables that these stand in
+    are not foreign. Tables without a base chain do nothing and are left out, where the chains were listed. Raises ParseError
+    as `parse_nft_json` does.
+    """
+    listed: NftRules = parse_nft_json(text, source="nft-tables.json")
+    with_chains = any(table.chains for table in listed.tables.values())
+    found = []
+    for key, table in listed.tables.items():
+        if key in walked or table.family not in ROUTED or table.dormant:
+            continue
+        if _is_iptables(table) and {"ip": 4, "ip6": 6}[table.family] in iptables:
+            continue
+        based = tuple(
+            f"{chain.name} ({chain.hook} {chain.priority})" for chain in table.based
+        )
+        if based or not with_chains:
+            found.append(ForeignTable(family=table.family, name=table.name, chains=based if with_chains else None))
+    return tuple(found)
+
+
+def _is_iptables(table: NftTable) -> bool:
+    """Whether it is one of iptables-nft's own: by name, and by its base chains where they are known."""
+    if (table.family, table.name) not in IPTABLES_TABLES:
+        return False
+    return all(chain.name in _BUILTIN for chain in table.based)
+
+
+def iptables_tables(rules: NftRules) -> frozenset[TableKey]:
+    """Tables of a dump that iptables-save prints too, to be walked only once."""
+    return frozenset(key for key, table in rules.tables.items() if _is_iptables(table))

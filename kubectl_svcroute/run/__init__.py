@@ -1,0 +1,1 @@
+"""Run an audit for a command: choose, read, look twice, write, exit."""

@@ -1,0 +1,1 @@
+"""One verification for equal rules: equal Services of a node, and equal nodes."""

@@ -1,0 +1,1 @@
+"""Follow one packet through one node, and say why at each step."""
