@@ -17,9 +17,9 @@ import many
 import pytest
 from captured import CAPTURES, capture
 
-from kubectl_svcroute.audit import node as node_audit
+from kubectl_svcroute.audit import services
 from kubectl_svcroute.audit.cluster import Audit
-from kubectl_svcroute.audit.node import NodeAudit
+from kubectl_svcroute.audit.subject import Subject
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.model.cluster import Service
 from kubectl_svcroute.model.nft import LazyChains
@@ -195,8 +195,8 @@ def compare(name: str, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nft_json, "LARGE", 0 if seed % 4 else sys.maxsize)
         # Recognised in two halves after the first few: with a child process where there is no other thread.
-        patch.setattr(node_audit, "_MODELS_AMONG", 5)
-        patch.setattr(node_audit, "_WORTH_HALVING", 2)
+        patch.setattr(services, "MODELS_AMONG", 5)
+        patch.setattr(services, "WORTH_HALVING", 2)
         quick, thorough = (judge.node(node) for judge in judges(name, alone=seed % 2 == 0))
     assert told(quick) == told(thorough), f"{name}, seed {seed}"
 
@@ -206,8 +206,8 @@ def test_healthy_rules(name: str, large: int, monkeypatch: pytest.MonkeyPatch) -
     """On every node of a healthy cluster both say the same, and the shares too."""
     monkeypatch.setattr(nft_json, "LARGE", large)  # from which size on a document is read the fast way
     judges.cache_clear()  # what was learned of rules that were read the other way
-    monkeypatch.setattr(node_audit, "_MODELS_AMONG", 12)
-    monkeypatch.setattr(node_audit, "_WORTH_HALVING", 2)
+    monkeypatch.setattr(services, "MODELS_AMONG", 12)
+    monkeypatch.setattr(services, "WORTH_HALVING", 2)
     for number, handle in enumerate(snapshot(name).nodes):
         quick, thorough = (judge.node(handle.read()) for judge in judges(name, alone=number % 2 == 0))
         assert told(quick) == told(thorough)
@@ -362,19 +362,19 @@ def test_a_further_node_with_the_same_rules_is_not_walked_again(name: str, file:
     text = healthy.files[file]
     judge = further(name)
     walked: list[str] = []
-    walk = NodeAudit._walk
+    walk = Subject.walk
 
-    def noted(self: NodeAudit, service: Service, *rest: Any) -> bool:
+    def noted(self: Subject, service: Service, *rest: Any) -> bool:
         walked.append(service.key)
         return walk(self, service, *rest)
 
-    monkeypatch.setattr(NodeAudit, "_walk", noted)
+    monkeypatch.setattr(Subject, "walk", noted)
     for changed_text in (text, (reordered_nft if "nft" in name else reordered)(text, rng)):
         walked.clear()
         result = judge.node(replace(healthy, files={**healthy.files, file: changed_text}))
         assert not result.findings
         assert len(walked) < 8
-        assert len(result.even.union(walked)) == len(judge.services)
+        assert len(result.even.union(walked)) == len(judge.context.services)
         thorough = judges(name)[1].node(healthy)
         assert {k: sorted(v) for k, v in result.frontends.items()} == {k: sorted(v) for k, v in thorough.frontends.items()}
 
@@ -468,11 +468,13 @@ def test_elements_are_looked_at_again_where_a_node_is_configured_otherwise() -> 
     node = replace(dump, files={**dump.files, "nft-ruleset.json": json.dumps({"nftables": objects})})
     old, new = (Audit(snapshot(name).api, Selection(), thorough=thorough) for thorough in (False, True))
     for judge in (old, new):
-        judge.state = replace(judge.state, proxy_versions={**judge.state.proxy_versions, dump.node: (1, 29)})
+        state = judge.context.state
+        judge.context = replace(judge.context, state=replace(state, proxy_versions={**state.proxy_versions, dump.node: (1, 29)}))
     first = old.node(node)
     assert told(first) == told(new.node(node))
     for judge in (old, new):
-        judge.state = replace(judge.state, proxy_versions={**judge.state.proxy_versions, dump.node: (1, 36)})
+        state = judge.context.state
+        judge.context = replace(judge.context, state=replace(state, proxy_versions={**state.proxy_versions, dump.node: (1, 36)}))
     second = old.node(node)
     assert told(second) == told(new.node(node))
     assert any(f.code == "SR403" for f in second.findings)

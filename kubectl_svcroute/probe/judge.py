@@ -77,7 +77,7 @@ class _Case:
         self.dialled = dialled
         self.dialler = dialler
         self.comparisons = comparisons
-        self.service = plan.ground(self.front).plan.service.key
+        self.service = plan.port(self.front).plan.service.key
         self.out = Judged()
         self.met = [self._met(a) for a in dialled.attempts]
         sources = Counter(m.attempt.source or (m.flow.src if m.flow else "") for m in self.met)
@@ -241,7 +241,7 @@ class _Case:
 
     def _wrong_sources(self, found: Promise, tried: Sequence[_Met]) -> dict[bool, list[_Met]]:
         """Connections whose source was not changed though the rules promise it (True), or was though they do not (False)."""
-        local = found.ground.view.local
+        local = found.asked.view.local
         wrong: dict[bool, list[_Met]] = defaultdict(list)
         for met in tried:
             if met.flow is None or met.backend is None:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..audit.cluster import Audit
-from ..audit.node import NodeAudit
-from ..checks.blame import Facts
-from ..checks.landmarks import Landmarks
-from ..expect.routes import NodeView
-from ..model.cluster import Node
+from ..audit.ask_port import AskedPort
 from ..model.fast_dataclass import dataclass, replace
 from ..model.net import Backend, Frontend, FrontendKind, Protocol, host_port
 from ..model.node_result import NodeResult
-from ..model.plan import Expectation, PortPlan
+from ..model.plan import Expectation
 from ..model.ranges import contains, number, single
 from ..model.routes import Action, Client, Leg
 from ..model.snapshot import NodeDump
 from ..model.walk_result import Atom
-from ..observe.ask import Asker
 from ..observe.shares import CLOSE
 from .script import Target
 
@@ -30,19 +24,10 @@ DNS_QUERY = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
-    """One Service port of one family on the node: what should be, and the rules to ask."""
-
-    plan: PortPlan
-    view: NodeView
-    asker: Asker
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
     """What the API asks for and what the node's rules do, for one source and one frontend."""
 
-    ground: Ground
+    asked: AskedPort
     expectation: Expectation
     atom: Atom
     affinity: bool
@@ -77,20 +62,8 @@ class Promise:
 
     def pod(self, backend: Backend) -> str | None:
         """The pod behind a backend."""
-        known = self.ground.plan.selection.known.get(backend)
+        known = self.asked.plan.selection.known.get(backend)
         return known.endpoint.pod if known is not None else None
-
-
-class Watched(NodeAudit):
-    """The audit of a node that keeps what it asked."""
-
-    def __init__(self, whole: Audit, node: Node, dump: NodeDump) -> None:
-        super().__init__(whole, node, dump)
-        self.grounds: list[Ground] = []
-
-    def _port(self, plan: PortPlan, view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts) -> None:
-        self.grounds.append(Ground(plan=plan, view=view, asker=asker))
-        super()._port(plan, view, asker, landmarks, facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,33 +88,35 @@ class NodePlan:
     node: str
     via: str
     result: NodeResult
-    grounds: tuple[Ground, ...]
+    ports: tuple[AskedPort, ...]
     targets: tuple[Target, ...]
     skipped: tuple[tuple[str, str, str], ...] = ()
     """(Service, frontend, why it is not dialled)."""
 
-    def ground(self, frontend: Frontend) -> Ground:
+    def port(self, frontend: Frontend) -> AskedPort:
         """Where a frontend belongs."""
-        return next(g for g in self.grounds if any(e.frontend == frontend for e in g.plan.expectations))
+        return next(g for g in self.ports if any(e.frontend == frontend for e in g.plan.expectations))
 
 
-def plan_node(watched: Watched, result: NodeResult, dialler: Dialler, *, payload: bytes) -> NodePlan:
+def plan_node(
+    dump: NodeDump, result: NodeResult, ports: Sequence[AskedPort], dialler: Dialler, *, payload: bytes
+) -> NodePlan:
     """What is dialled from a node: every frontend that it should serve to this dialler."""
     targets: list[Target] = []
     skipped: list[tuple[str, str, str]] = []
-    for ground in watched.grounds:
-        service = ground.plan.service.key
-        for frontend in dict.fromkeys(e.frontend for e in ground.plan.expectations if _dialled(e, dialler)):
+    for asked in ports:
+        service = asked.plan.service.key
+        for frontend in dict.fromkeys(e.frontend for e in asked.plan.expectations if _dialled(e, dialler)):
             why, sent = "", b""
             if frontend.protocol is Protocol.SCTP:
                 why = "it is SCTP, which no tool there can dial"
             elif frontend.protocol is Protocol.UDP:
-                sent = payload or (DNS_QUERY if ground.plan.port.port == 53 or frontend.port == 53 else b"")
+                sent = payload or (DNS_QUERY if asked.plan.port.port == 53 or frontend.port == 53 else b"")
                 why = "" if sent else "it is UDP, and what its endpoints answer to is not known: give --payload"
             if why:
                 skipped.append((service, str(frontend), why))
                 continue
-            used = {*ground.plan.selection.cluster, *ground.plan.selection.local}
+            used = {*asked.plan.selection.cluster, *asked.plan.selection.local}
             targets.append(
                 Target(
                     number=len(targets) + 1,
@@ -151,10 +126,10 @@ def plan_node(watched: Watched, result: NodeResult, dialler: Dialler, *, payload
                 )
             )
     return NodePlan(
-        node=watched.node.name,
-        via=watched.dump.via,
+        node=dump.node,
+        via=dump.via,
         result=result,
-        grounds=tuple(watched.grounds),
+        ports=tuple(ports),
         targets=tuple(targets),
         skipped=tuple(skipped),
     )
@@ -172,8 +147,8 @@ def _dialled(expectation: Expectation, dialler: Dialler) -> bool:
 
 def promise(plan: NodePlan, frontend: Frontend, dialler: Dialler, source: str) -> Promise | None:
     """What is promised to connections from one address; None when nothing is (it is no client that the audit knows)."""
-    ground = plan.ground(frontend)
-    mine = [e for e in ground.plan.expectations if e.frontend == frontend and e.from_node is not bool(dialler.pod)]
+    asked = plan.port(frontend)
+    mine = [e for e in asked.plan.expectations if e.frontend == frontend and e.from_node is not bool(dialler.pod)]
     if not mine:
         return None
     first = next((e for e in mine if source and contains(e.sources, number(source))), None)
@@ -182,14 +157,14 @@ def promise(plan: NodePlan, frontend: Frontend, dialler: Dialler, source: str) -
     expectation = first or mine[0]
     # A process may leave with another address of the node than the first: it is the node all the same.
     sources = single(number(source)) if source else expectation.sources
-    observed = ground.asker.ask(
+    observed = asked.asker.ask(
         frontend, sources, from_node=expectation.from_node, from_pod=expectation.client in (Client.POD, Client.HAIRPIN)
     )
     atom = next((a for a in observed.atoms if not source or contains(a.sources, number(source))), None)
     if atom is None:
         return None
     return Promise(
-        ground=ground,
+        asked=asked,
         expectation=replace(expectation, sources=sources),
         atom=atom,
         affinity=bool(observed.affinity) and None not in observed.affinity,

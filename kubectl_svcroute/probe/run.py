@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..audit.ask_port import AskedPort
 from ..audit.cluster import Audit
 from ..checks.observation import Observation
 from ..checks.rollup import roll_up
@@ -30,7 +31,7 @@ from ..run import check
 from ..run.settings import Settings, settings
 from ..run.settling import identity
 from .judge import Judged, comparisons, judge, tail_text
-from .promise import Dialler, NodePlan, Watched, plan_node
+from .promise import Dialler, NodePlan, plan_node
 from .reading import Dialled, parse_probe
 from .script import WATCH_LEAD, Bounds, Target, dial_script, look_script, watch_script
 
@@ -198,14 +199,12 @@ class _Run:
             outcomes = list(outcomes)
             look.audit.learn(outcomes)
         for outcome in outcomes:
-            node = look.audit.nodes.get(outcome.node)
-            if not isinstance(outcome, NodeDump) or node is None:
+            if not isinstance(outcome, NodeDump) or outcome.node not in look.audit.context.nodes:
                 look.results[outcome.node] = look.audit.node(outcome)
                 continue
-            watched = Watched(look.audit, node, outcome)
-            result = look.results[outcome.node] = watched.judge()
-            plan = plan_node(watched, result, self.dialler, payload=self.wish.payload)
-            look.plans[outcome.node] = plan
+            ports: list[AskedPort] = []
+            result = look.results[outcome.node] = look.audit.audited(outcome, listeners=[ports.append]).result
+            look.plans[outcome.node] = plan_node(outcome, result, ports, self.dialler, payload=self.wish.payload)
         return look
 
     def _within_bounds(self, plans: Sequence[NodePlan]) -> None:
@@ -252,7 +251,7 @@ class _Run:
                 raise ParseError("the probe printed nothing for it")
             dialled: Dialled = parse_probe(text, target.frontend)
         except ParseError as error:
-            service = plan.ground(target.frontend).plan.service.key
+            service = plan.port(target.frontend).plan.service.key
             reason = f"{target.frontend} was not probed: {error}"
             return Judged(unverified=[Unverified(code="SR921", node=plan.node, service=service, reason=reason)])
         return judge(plan, target, dialled, self.dialler, comparisons=self.comparisons)

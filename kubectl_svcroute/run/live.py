@@ -96,7 +96,7 @@ class _Reading:
         self.took = 0.0
         """Seconds that the last listing took."""
         self.judge = Audit(api, selection)
-        self.first = frozenset(service.key for service in self.judge.services)
+        self.first = frozenset(service.key for service in self.judge.context.services)
         self.ever_moved: set[str] = set()
         self.results: dict[str, NodeResult] = {}
         self.settling = Settling(live.settle)
@@ -253,14 +253,14 @@ class _Reading:
 
     def outcome(self) -> list[NodeResult]:
         """Every node's result, and with the first of them what was not there from the beginning to the end."""
-        now = {service.key for service in self.judge.state.services}
+        now = {service.key for service in self.judge.context.state.services}
         notes = list(self.notes)
         if self.trouble:
             notes.append(f"the API could not be read again, so the nodes are judged by what it said at first: {self.trouble}")
         gone = sorted(self.first - now)
         if gone:
             notes.append(f"deleted while the cluster was read: {_some(gone)}")
-        if self.judge.known is not None and (new := sorted(now - self.first)):
+        if self.judge.context.known is not None and (new := sorted(now - self.first)):
             notes.append(f"made while the cluster was read, and not verified: {_some(new)}")
         results = [self.results[name] for name in sorted(self.results)]
         if gone and not self.first & now:

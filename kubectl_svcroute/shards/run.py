@@ -40,7 +40,7 @@ class PartOf:
         ordered = sorted(results, key=lambda result: result.row.node)
         contents = Contents(
             listed=self.listed,
-            facts=replace(facts, notes=judge.state.notes),
+            facts=replace(facts, notes=judge.context.state.notes),
             inference=judge.inference,
             everybody=self.everybody,
             results=tuple(ordered),

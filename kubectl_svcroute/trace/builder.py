@@ -16,7 +16,6 @@ from ..errors import UsageError
 from ..model.cluster import Service
 from ..model.fast_dataclass import replace
 from ..model.net import Backend, FrontendKind
-from ..model.node_result import NodeResult
 from ..model.plan import Expectation, PortPlan
 from ..model.ranges import contains, describe, number, single, union
 from ..model.report import Unverified
@@ -26,7 +25,7 @@ from ..model.walk_result import Atom, End, Observed, Step
 from ..observe.hooks import walk
 from ..observe.shares import CLOSE
 from .explanations import ENTRY, Reasons, Told
-from .question import Question, Watched
+from .question import Question, TracedNode
 from .rule_words import asks, does, show_rule
 
 _FINAL = frozenset(
@@ -41,11 +40,11 @@ class Telling(Reasons):
     """One question, and everything that its answer is made of."""
 
     def __init__(
-        self, question: Question, service: Service, watched: Watched, result: NodeResult, general: tuple[Unverified, ...]
+        self, question: Question, service: Service, traced: TracedNode, general: tuple[Unverified, ...]
     ) -> None:
-        super().__init__(question, service, watched)
-        self.watched = watched
-        self.result = result
+        super().__init__(question, service, traced)
+        self.traced = traced
+        self.result = traced.audited.result
         self.general = general
         self.expectations = self._expectations()
         self.notes: list[str] = []
@@ -56,14 +55,15 @@ class Telling(Reasons):
         unsure: list[Unsure] = []
         ways: list[Way] = []
         for expectation in self.expectations:
-            found, not_sure = self.watched.again(self.ground, expectation)
+            answers = self.asked.again(expectation)
+            found = [answer for answer in answers if isinstance(answer, Observation)]
             observations += found
-            unsure += not_sure
+            unsure += [answer for answer in answers if isinstance(answer, Unsure)]
             masquerade_wrong = any(o.code.startswith("SR3") for o in found)
             ways += self._ways(expectation, masquerade_wrong=masquerade_wrong)
-        wide = [o for o in self.watched.observations if o.frontend is None]
-        everything = self.watched.findings([*observations, *wide])
-        alone = self.watched.findings(wide)
+        wide = [o for o in self.traced.observations if o.frontend is None]
+        everything = self.traced.findings([*observations, *wide])
+        alone = self.traced.findings(wide)
         mine = tuple(f for f in everything if f not in alone)
         said = {f.code for f in everything}
         reasons = tuple(
@@ -73,7 +73,7 @@ class Telling(Reasons):
         return replace(
             base,
             frontend=self.frontend,
-            port=str(self.ground.plan.port),
+            port=str(self.asked.plan.port),
             mark=self.mark,
             mark_chain=self.marks.mark,
             test_chain=self.marks.postrouting,
@@ -89,7 +89,7 @@ class Telling(Reasons):
     # ---- whose packets ----------------------------------------------------------------------------------------------
 
     def _expectations(self) -> list[Expectation]:
-        plan = self.ground.plan
+        plan = self.asked.plan
         wanted = {self.client, Client.STRANGER} if self.client is Client.OUTSIDE else {self.client}
         found = [e for e in plan.expectations if e.frontend == self.frontend and e.client in wanted]
         if self.client is Client.HAIRPIN:
@@ -124,7 +124,7 @@ class Telling(Reasons):
 
     def _ways(self, expectation: Expectation, *, masquerade_wrong: bool) -> Iterable[Way]:
         from_pod = expectation.client in (Client.POD, Client.HAIRPIN)
-        observed = self.ground.asker.ask(
+        observed = self.asked.asker.ask(
             expectation.frontend, expectation.sources, from_node=expectation.from_node, from_pod=from_pod
         )
         groups: list[list[Atom]] = []
@@ -433,12 +433,12 @@ class Telling(Reasons):
         rule = ""
         if first is not None:
             from_pod = expectation.client in (Client.POD, Client.HAIRPIN)
-            packet = self.ground.asker.packet(
+            packet = self.asked.asker.packet(
                 expectation.frontend, first.sources, from_node=expectation.from_node, from_pod=from_pod
             )
             packet.memory = first.remembered
             before = {step.rule for step in first.way}
-            back = [end for end in walk(self.ground.asker.hooks, packet) if end.seconds is not None]
+            back = [end for end in walk(self.asked.asker.hooks, packet) if end.seconds is not None]
             rule = next((s.rule for end in back for s in end.way if s.rule not in before), "")
         kept = sorted(value for value in observed.affinity if value is not None)
         if None in observed.affinity or not kept:

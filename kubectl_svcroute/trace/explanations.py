@@ -14,7 +14,7 @@ from ..model.ranges import Ranges, describe, intersect, network
 from ..model.routes import Action, Client
 from ..model.trace import Ending, Role
 from ..model.walk_result import End, Step
-from .question import Question, Watched, choose_frontend
+from .question import Question, TracedNode, choose_frontend
 from .rule_words import asks
 
 ENTRY = ("PREROUTING", "OUTPUT")
@@ -24,15 +24,15 @@ ENTRY = ("PREROUTING", "OUTPUT")
 class Reasons:
     """One question on one node, and the words for what is true of it."""
 
-    def __init__(self, question: Question, service: Service, watched: Watched) -> None:
-        self.node = watched.node
+    def __init__(self, question: Question, service: Service, traced: TracedNode) -> None:
+        self.node = traced.node
         self.client = question.client
         self.service = service
-        pairs = [(g.plan, e.frontend) for g in watched.grounds for e in g.plan.expectations]
+        pairs = [(g.plan, e.frontend) for g in traced.ports for e in g.plan.expectations]
         self.frontend = choose_frontend(question.to, service, pairs)
-        self.ground = next(g for g in watched.grounds if any(e.frontend == self.frontend for e in g.plan.expectations))
-        self.view = self.ground.view
-        self.marks = self.ground.landmarks
+        self.asked = next(g for g in traced.ports if any(e.frontend == self.frontend for e in g.plan.expectations))
+        self.view = self.asked.view
+        self.marks = self.asked.ground.landmarks
         self.nft = self.view.behaviour.nftables
         self.mark = 1 << self.view.config.masquerade_bit
         self.external = self.frontend.kind is not FrontendKind.CLUSTER_IP
@@ -75,7 +75,7 @@ class Reasons:
 
     def _why_not(self, expectation: Expectation) -> str:
         """Why no endpoint should be reached."""
-        selection = self.ground.plan.selection
+        selection = self.asked.plan.selection
         if self.frontend.kind is FrontendKind.HEALTH_CHECK:
             return "kube-proxy itself answers there"
         if expectation.denied:
@@ -104,7 +104,7 @@ class Reasons:
             if step.target.startswith(("KUBE-FW-", "firewall-")):
                 told = "its source is in one of the ranges" if self.nft else "its source is in none of the ranges"
                 return f"{told}: it comes back as it was"
-            if self.external and self.service.external_local and not self.ground.plan.selection.local:
+            if self.external and self.service.external_local and not self.asked.plan.selection.local:
                 return "the policy is Local, and no endpoint is on this node: it comes back as it was"
             return "no rule there is about this packet: it comes back as it was"
         if role is Role.ENTER and step.target == self.marks.services and step.hook in ENTRY:
@@ -156,7 +156,7 @@ class Reasons:
         return "no rule on its way asks for it"
 
     def _place(self, backend: Backend) -> Ending:
-        known = self.ground.plan.selection.known.get(backend)
+        known = self.asked.plan.selection.known.get(backend)
         base = Ending(action="translate", share=0.0, should=None, address=str(backend))
         if known is None:
             return base

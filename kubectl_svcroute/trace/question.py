@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ..audit.cluster import Audit
-from ..audit.node import NodeAudit
-from ..checks.blame import Facts
-from ..checks.landmarks import Landmarks
-from ..checks.observation import Observation, Unsure
+from ..audit.ask_port import AskedPort
+from ..audit.node import Audited
+from ..checks.observation import Observation
 from ..errors import UsageError
-from ..expect.routes import NodeView
-from ..model.cluster import Node, ProxyConfig, Service
+from ..model.cluster import Node, Service
 from ..model.fast_dataclass import dataclass, replace
 from ..model.net import Frontend, FrontendKind, canonical_ip, host_port
-from ..model.node_result import NodeResult
-from ..model.plan import Expectation, PortPlan
+from ..model.plan import PortPlan
 from ..model.report import Finding
 from ..model.routes import Client
-from ..model.snapshot import NodeDump
-from ..observe.ask import Asker
 
 _KINDS = {
     "cluster": FrontendKind.CLUSTER_IP,
@@ -46,57 +39,23 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
-    """One Service port of one family on the node: what should be, and the rules to ask."""
+class TracedNode:
+    """An audited node that can be asked one question again."""
 
-    plan: PortPlan
-    view: NodeView
-    asker: Asker
-    landmarks: Landmarks
-    facts: Facts
+    node: Node
+    audited: Audited
+    ports: Sequence[AskedPort]
 
+    @property
+    def observations(self) -> Sequence[Observation]:
+        """Everything that the audit found wrong."""
+        return self.audited.ledger.observations
 
-class Watched(NodeAudit):
-    """The audit of a node that keeps what it asked, to ask one question of it again."""
-
-    def __init__(self, whole: Audit, node: Node, dump: NodeDump) -> None:
-        super().__init__(whole, node, dump)
-        self.grounds: list[Ground] = []
-        self.config: ProxyConfig | None = None
-        self.asked_for: list[Unsure] = []
-        self._concluded: tuple[Any, ...] = (None, None)
-
-    def _port(self, plan: PortPlan, view: NodeView, asker: Asker, landmarks: Landmarks, facts: Facts) -> None:
-        self.grounds.append(Ground(plan=plan, view=view, asker=asker, landmarks=landmarks, facts=facts))
-        super()._port(plan, view, asker, landmarks, facts)
-
-    def _not_sure(self, unsure: Unsure) -> None:
-        self.asked_for.append(unsure)
-        super()._not_sure(unsure)
-
-    def _result(self, *given: Any) -> NodeResult:
-        self._concluded = given
-        self.config = given[0]
-        return super()._result(*given)
-
-    def again(self, ground: Ground, expectation: Expectation) -> tuple[list[Observation], list[Unsure]]:
-        """What the audit says of one expectation alone."""
-        observed, unsure = len(self.observations), len(self.asked_for)
-        plan = replace(ground.plan, expectations=(expectation,))
-        super()._port(plan, ground.view, ground.asker, ground.landmarks, ground.facts)
-        found = self.observations[observed:], self.asked_for[unsure:]
-        del self.observations[observed:]
-        return found
-
-    def findings(self, observations: Iterable[Observation]) -> tuple[Finding, ...]:
+    def findings(self, observations: Sequence[Observation]) -> tuple[Finding, ...]:
         """What some observations come to."""
-        kept, self.observations = self.observations, list(observations)
-        try:
-            found = super()._result(*self._concluded).findings
-            # One Service is all that was asked for, so its number says nothing here.
-            return tuple(replace(f, message=f.message.removesuffix("; 1 Service affected")) for f in found)
-        finally:
-            self.observations = kept
+        # One Service is all that was asked for, so its number says nothing here.
+        found = self.audited.findings(observations)
+        return tuple(replace(f, message=f.message.removesuffix("; 1 Service affected")) for f in found)
 
 
 def choose_frontend(to: str, service: Service, grounds: Sequence[tuple[PortPlan, Frontend]]) -> Frontend:

@@ -7,18 +7,18 @@ makes the tree of it, `trace_reasons` has the words for what stands in no rule, 
 
 from __future__ import annotations
 
+from ..audit.ask_port import AskedPort
 from ..audit.cluster import Audit
 from ..errors import UsageError
 from ..model.cluster import Node, Service
 from ..model.fast_dataclass import replace
-from ..model.node_result import NodeResult
 from ..model.report import Unverified
 from ..model.routes import Client
 from ..model.selection import Selection
 from ..model.snapshot import ApiObjects, NodeDump, NodeOutcome, Unreachable
 from ..model.trace import Trace
 from .builder import Telling
-from .question import Question, Watched
+from .question import Question, TracedNode
 
 CLIENTS = (Client.POD, Client.NODE, Client.OUTSIDE, Client.HAIRPIN)
 """What `--from` can be. A stranger (outside of the source ranges) is told beside the others from outside."""
@@ -31,17 +31,17 @@ class Tracer:
         self.audit = Audit(api, Selection(services=frozenset([question.service])), thorough=True)
         self.question = question
         self.origin = origin
-        if not self.audit.services:
+        if not self.audit.context.services:
             raise UsageError(f"service {question.service} is not there any more")
-        self.service: Service = self.audit.services[0]
+        self.service: Service = self.audit.context.services[0]
         if self.service.skipped:
             raise UsageError(f"service {self.service.key} has no way to trace: {self.service.skipped}")
-        self._seen: tuple[NodeDump, Watched, NodeResult, tuple[Unverified, ...]] | None = None
+        self._seen: tuple[NodeDump, TracedNode, tuple[Unverified, ...]] | None = None
 
     def endpoint_nodes(self) -> tuple[str, ...]:
         """Nodes that hold an endpoint of the Service, ready ones first."""
         found: dict[str, bool] = {}
-        for piece in self.audit.slices_of(self.service):
+        for piece in self.audit.context.slices_of(self.service):
             for endpoint in piece.endpoints:
                 if endpoint.node:
                     found[endpoint.node] = min(found.get(endpoint.node, True), not endpoint.ready)
@@ -54,24 +54,24 @@ class Tracer:
         )
         if isinstance(outcome, Unreachable):
             return replace(base, unverified=(Unverified(code="SR901", node=outcome.node, reason=outcome.reason),))
-        node = self.audit.nodes.get(outcome.node)
+        node = self.audit.context.nodes.get(outcome.node)
         if node is None:
             return replace(base, unverified=self.audit.node(outcome).unverified)
-        watched, result, general = self._judged(node, outcome)
-        notes = tuple(dict.fromkeys((*self.audit.notes, *result.notes)))
-        version = f"{watched.config.version[0]}.{watched.config.version[1]}" if watched.config else ""
-        base = replace(base, mode=watched.mode, version=version, notes=notes)
-        if not watched.grounds:
+        traced, general = self._audited(node, outcome)
+        notes = tuple(dict.fromkeys((*self.audit.notes, *traced.audited.result.notes)))
+        row = traced.audited.result.row
+        base = replace(base, mode=row.mode, version=row.version, notes=notes)
+        if not traced.ports:
             if not general:
                 raise UsageError(f"kube-proxy on {node.name} serves no address of {self.service.key}")
             return replace(base, unverified=general)
-        return Telling(self.question, self.service, watched, result, general).tell(base)
+        return Telling(self.question, self.service, traced, general).tell(base)
 
-    def _judged(self, node: Node, dump: NodeDump) -> tuple[Watched, NodeResult, tuple[Unverified, ...]]:
-        """The audit of a node, once for all questions about it."""
+    def _audited(self, node: Node, dump: NodeDump) -> tuple[TracedNode, tuple[Unverified, ...]]:
+        """The audit of a node, once for all questions about it, and what of the node as a whole is not verified."""
         if self._seen is None or self._seen[0] is not dump:
-            watched = Watched(self.audit, node, dump)
-            result = watched.judge()
-            general = tuple(u for u in watched.unverified if u.service is None) + tuple(self.audit.denied)
-            self._seen = dump, watched, result, general
+            ports: list[AskedPort] = []
+            audited = self.audit.audited(dump, listeners=[ports.append])
+            general = tuple(u for u in audited.ledger.unverified if u.service is None) + tuple(self.audit.denied)
+            self._seen = dump, TracedNode(node=node, audited=audited, ports=ports), general
         return self._seen[1:]

@@ -1,0 +1,184 @@
+"""kube-proxy in iptables mode."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from ..checks import frame_iptables
+from ..checks.blame import Facts
+from ..checks.landmarks import IPTABLES
+from ..errors import ParseError
+from ..expect.names import endpoint_hash, service_hash
+from ..expect.routes import NodeView
+from ..model.cluster import Service, ServicePort
+from ..model.fast_dataclass import replace
+from ..model.net import Backend
+from ..model.ranges import intersect, network, subtract, union
+from ..model.ruleset import IptablesRules
+from ..observe.hook_order import merge
+from ..observe.iptables import base_chains
+from ..sharing.eligible import Alike
+from ..sharing.iptables import Twins
+from ..sharing.reference import Reference
+from .ask_port import Ground
+from .context import ClusterContext
+from .iptables_rules import Changed, IptablesReader
+from .services import on_first_node, on_later_node
+from .subject import Subject
+from .view import asker
+
+
+class IptablesPlane:
+    """One node's kube-proxy in iptables mode."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.reader = IptablesReader(subject)
+
+    def tables(self) -> Collection[tuple[str, str]] | None:
+        """The nftables tables of the same reading; see `DataPlane`."""
+        text = self.subject.dump.files.get("nft-ruleset.json")
+        if text is None:
+            return ()
+        from ..parse.nft_json import parse_nft_json  # noqa: PLC0415 - few nodes in iptables mode have such a file
+
+        try:
+            return parse_nft_json(text, source="nft-ruleset.json").tables
+        except ParseError:
+            return None
+
+    def open(self, family: int, *, asked: bool) -> IptablesFamily | None:
+        """The rules of a family; see `DataPlane`."""
+        if not asked:
+            if self.reader.present(family):
+                self.reader.every(family)
+            return None
+        sources = self.reader.of_proxy(family)
+        return IptablesFamily(self.subject, family, sources, self.reader.changed.get(family)) if sources else None
+
+
+class IptablesFamily:
+    """The rules of one family: kube-proxy's backend first, then the other."""
+
+    def __init__(self, subject: Subject, family: int, sources: Sequence[IptablesRules], changed: Changed | None) -> None:
+        """`changed`: what is not as on the first node; None where that is not known."""
+        self.subject = subject
+        self.family = family
+        self.rules = rules = sources[0]
+        self.alone = len(sources) == 1
+        self.changed = changed
+        memory = subject.context.memory
+        self.reference = memory.references.get(family) if self.alone and changed is not None else None
+        self.masquerading = self._masquerading(sources)
+        view = self._view(sources)
+        self.differs = None
+        if self.reference is not None and changed is not None:
+            self.differs = self.reference.compare(rules, changed, subject.config, view)
+        self.same = self.differs is not None and not self.differs.rules
+        hooks = self.reference.hooks if self.reference and self.same else merge(base_chains(r) for r in sources)
+        self.ground = Ground(
+            view=view,
+            asker=asker(view, hooks),
+            landmarks=IPTABLES,
+            facts=Facts(
+                services_programmed=frame_iptables.services_programmed(rules),
+                node_ports_programmed=frame_iptables.node_ports_programmed(rules),
+                hooks=frame_iptables.hooks(rules),
+            ),
+        )
+        self.alike: Alike | None = None
+        self.made: Reference | None = None
+        """What later nodes are compared with, if this is the first one."""
+
+    def _masquerading(self, sources: Sequence[IptablesRules]) -> list[list[str]]:
+        """Of each source, the chains of table nat that masquerade."""
+        if self.reference is None or self.changed is None:
+            return [[*frame_iptables.masquerading(rules)] for rules in sources]
+        return [[*self.reference.masquerading, *(chain for table, chain in self.changed if table == "nat")]]
+
+    def _view(self, sources: Sequence[IptablesRules]) -> NodeView:
+        """The node, without the networks of its own bridges (docker0) among those outside."""
+        view = self.subject.view(self.family)
+        bridged = [
+            network(net)
+            for rules, chains in zip(sources, self.masquerading, strict=True)
+            for net in frame_iptables.bridged_networks(rules, chains)
+        ]
+        if bridged := [net for net in bridged if not intersect(net, view.pod_networks)]:
+            return replace(view, outside=subtract(view.outside, union(bridged)))
+        return view
+
+    def audit_services(self) -> frame_iptables.Stops:
+        """Audit every Service asked for; see `FamilyRules`."""
+        if self.reference is not None and self.differs is not None:
+            return on_later_node(self.subject, self.ground, self.reference, self.differs)
+        context, view = self.subject.context, self.ground.view
+        if self.alone and context.worth_comparing:
+            twins = Twins(self.rules, cells=(view.detector.pods, view.pod_networks), local=view.local)
+            self.alike = Alike(twins, view) if twins.usable else None
+            if self.alike is not None and self.family not in context.memory.references and self.changed == frozenset():
+                self.made = self.alike.reference = Reference(
+                    rules=self.rules, config=self.subject.config, view=view, entries=twins.entries, cells=twins.cells,
+                    hooks=self.ground.asker.hooks, masquerading=self.masquerading[0],
+                )  # fmt: skip
+        return on_first_node(self.subject, self.ground, self.alike)
+
+    def frame_checks(self, stops: frame_iptables.Stops) -> None:
+        """Note what is wrong outside of the Services' own rules; see `FamilyRules`."""
+        subject, view = self.subject, self.ground.view
+        observations = subject.ledger.observations
+        frame = frame_iptables.Frame(
+            rules=self.rules,
+            version=subject.config.version,
+            localhost_node_ports=subject.behaviour.localhost_node_ports,
+            route_localnet={"0": False, "1": True}.get(subject.sysctl.get("net.ipv4.conf.all.route_localnet", "")),
+            detects_cidr=view.detector.kind == "cidr",
+            dual_stack_services=True,
+        )
+        for check in (
+            frame_iptables.filter_hooks, frame_iptables.forward_chain, frame_iptables.localnet_guard, frame_iptables.canaries,
+        ):  # fmt: skip
+            observations.extend(check(frame))
+        observations.extend(frame_iptables.idle_stops(frame, stops))
+        if self.same and self.reference is not None:
+            observations.extend(self.reference.structural)
+        elif subject.context.known is not None:
+            found = [
+                *frame_iptables.duplicates(frame, lambda: _owners(subject.context)),
+                *frame_iptables.leftover_chains(frame, self.alike.covered if self.alike is not None else frozenset()),
+                *frame_iptables.deleted_services(frame, subject.context.known),
+            ]
+            observations.extend(found)
+            if self.made is not None:
+                self.made.structural = found
+
+    def close(self) -> None:
+        """Remember the first node; see `FamilyRules`."""
+        if self.made is not None:
+            self.subject.context.memory.references[self.family] = self.made
+
+
+def _owners(context: ClusterContext) -> dict[str, str]:
+    """Chain -> Service, for all that is expected; made only when a chain needs an owner."""
+    found: dict[str, str] = {}
+    for service in context.services:
+        slices = context.slices_of(service)
+        for port in service.ports:
+            backends = [Backend(e.address, n.port) for piece in slices for n in piece.ports for e in piece.endpoints]
+            found.update(_chains_of(service, port, backends))
+    return found
+
+
+def _chains_of(service: Service, port: ServicePort, backends: Iterable[Backend]) -> dict[str, str]:
+    """The chains of one Service port -> the Service, under both spellings of an unnamed port."""
+    found = {}
+    for colon in (False, True):
+        hashed = service_hash(service.namespace, service.name, port.name, port.protocol, colon=colon)
+        for prefix in ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-"):
+            found[prefix + hashed] = service.key
+        for backend in backends:
+            name = endpoint_hash(
+                service.namespace, service.name, port.name, port.protocol, backend.address, backend.port, colon=colon
+            )
+            found["KUBE-SEP-" + name] = service.key
+    return found

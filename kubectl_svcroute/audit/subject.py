@@ -1,0 +1,71 @@
+"""One node during its audit: what was read of it, and what is known of it so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..checks.frame_iptables import Stops
+from ..expect.routes import NodeView, filtering_ranges, plan_service
+from ..expect.versions import Behaviour
+from ..model.cluster import Node, ProxyConfig, Service, Slice
+from ..model.fast_dataclass import dataclass
+from ..model.flow import Flow
+from ..model.snapshot import NodeDump
+from .ask_port import AskedPort, Ground, Listener
+from .context import ClusterContext
+from .ledger import Ledger
+from .view import node_view
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One node during its audit."""
+
+    context: ClusterContext
+    node: Node
+    dump: NodeDump
+    config: ProxyConfig
+    behaviour: Behaviour
+    families: Sequence[int]
+    """The families of the Services asked for, as far as this kube-proxy serves them."""
+    sysctl: Mapping[str, str]
+    flows: Mapping[int, Sequence[Flow]]
+    """Family -> the connections that were read."""
+    ledger: Ledger
+    listeners: Sequence[Listener] = ()
+
+    def view(self, family: int) -> NodeView:
+        """What expectations on this node depend on, in one family."""
+        return node_view(self.context, self.node, self.dump, family, self.config, self.behaviour)
+
+    def programmed(self) -> Iterator[Service]:
+        """The Services asked for that this kube-proxy has rules for."""
+        for service in self.context.services:
+            if not (service.skipped or (service.headless_label and self.behaviour.ignores_headless_label)):
+                yield service
+
+    def slices_of(self, service: Service) -> tuple[Slice, ...]:
+        """The Service's endpoints, from the objects that this kube-proxy reads."""
+        return self.context.slices_of(service, legacy=not self.behaviour.reads_slices)
+
+    def walk(self, service: Service, slices: Sequence[Slice], ground: Ground, stops: Stops) -> bool:
+        """Ask the rules about one Service; True if everything is as it should be. Notes in `stops` who should be stopped."""
+        view, ledger = ground.view, self.ledger
+        if filtering_ranges(service, view):
+            stops.filtered.add(service.key)
+        before = ledger.mark
+        told = service.key in ledger.ways
+        for plan in plan_service(service, slices, view):
+            for listener in self.listeners:
+                listener(AskedPort(plan=plan, ground=ground))
+            for expectation in plan.expectations:
+                stops.add(service.key, expectation)
+                ledger.expected(expectation, service.key, view.family)
+                observed = ground.observe(expectation)
+                for result in ground.compare(plan, expectation, observed):
+                    ledger.note(result)
+                ledger.shares_of(plan, expectation, observed, view)
+        right = before == ledger.mark
+        if right and not told and self.context.worth_comparing:
+            ledger.ways.pop(service.key, None)  # nobody knows the path of its twins, and who is a twin depends on the node
+        return right
