@@ -38,7 +38,7 @@ class IptablesReader:
             except ParseError as error:
                 self.subject.ledger.cannot("SR902", f"{file}: {error}")
                 return None
-            if found and rules.flavour and rules.flavour == found[0].flavour:
+            if found and rules.backend and rules.backend == found[0].backend:
                 continue  # the same backend under its other name
             found.append(rules)
         return found

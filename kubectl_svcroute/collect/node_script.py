@@ -31,22 +31,13 @@ from ipaddress import ip_address
 from ..errors import CollectError
 from ..model.fast_dataclass import dataclass
 from ..model.lazy_regex import pattern
-from ..model.snapshot import NodeDump
+from ..model.snapshot import EMPTY, NOT_READ, NodeDump
 
 MAX_BYTES = 256 << 20
 """How much one node may say, decompressed: five times what the largest capture known takes (49 MB of nft JSON)."""
 
 NOISE_LIMIT = 1 << 20
 """How much may be printed before the script's first line: banners and profiles, not a gigabyte."""
-
-NOT_READ = "not read: "
-"""How a line of tools.txt begins that says why a file could not be read: `not read: FILE: REASON`."""
-
-EMPTY = "empty: "
-"""How a line of tools.txt begins that says that there is nothing to read, and how that is known: `empty: FILE: WHY`.
-
-The kernel holds no such table: on a node in nftables mode that is as it should be, on one in iptables mode all is lost.
-"""
 
 RULE_FILES = (
     "iptables-save.txt",
@@ -58,6 +49,9 @@ RULE_FILES = (
     "nft-ruleset.json",
     "nft-ruleset.txt",
 )
+
+_OWN_FILES = frozenset(("iptables-save.txt", "ip6tables-save.txt", "nft-ruleset.json", "nft-ruleset.txt"))
+"""Those of which a node that was read gives at least one, or says that there is nothing to give."""
 
 _TOOL_SECONDS = 120
 """A single tool that takes longer hangs: on a node of 160,000 rules, iptables-nft-save can take half a minute of CPU."""
@@ -73,8 +67,13 @@ have() { command -v "$1" >/dev/null 2>&1; }
 if have tail; then last() { tail -c "$1"; }
 else last() { while IFS= read -r l; do printf '%s\n' "$l"; done; printf '%s' "$l"; }
 fi
+# A file of /proc/sys gives its text to the first read(2) alone, and the `read` of dash and busybox asks for a byte at a time:
+# it sees the first digit. These shells ask for more where they read a script (-n: to run nothing of it, -v: to print it).
+by_lines() { while IFS= read -r l; do printf '%s\n' "$l"; done <"$1"; printf '%s' "$l"; }
+SEEN=$(by_lines /proc/sys/kernel/pid_max 2>/dev/null)
 if have cat; then show() { cat "$1"; }
-else show() { while IFS= read -r l; do printf '%s\n' "$l"; done <"$1"; }
+elif [ ${#SEEN} -gt 1 ] || ! have sh; then show() { by_lines "$1"; }
+else show() { sh -nv "$1" 2>&1; }
 fi
 GENTLE=
 if have nice && nice -n 10 true 2>/dev/null; then GENTLE='nice -n 10'; fi
@@ -115,49 +114,81 @@ fi
 """
 
 _CONTAINER = r"""
-# A prefix that runs a tool in the kube-proxy container, for hosts that have no iptables or nft of their own.
+# inside: a prefix that runs a tool in the kube-proxy container, for hosts that have no iptables or nft of their own.
 # Asked for only then: crictl and docker cost more than the rest of this script together.
-INSIDE=
-WANTED= OLD_NFT=
+inside() {
+  c=
+  if have crictl; then c=$(crictl ps --name '^kube-proxy' -q 2>/dev/null </dev/null); c=${c%%"$NL"*}; fi
+  if [ -n "$c" ]; then printf 'crictl exec %s' "$c"; return; fi
+  if have docker; then c=$(docker ps -q --filter name=k8s_kube-proxy_ 2>/dev/null </dev/null); c=${c%%"$NL"*}; fi
+  if [ -n "$c" ]; then printf 'docker exec %s' "$c"; return; fi
+  if [ -n "$PROXY" ] && have chroot && chroot "$PROXY/root" iptables -V >/dev/null 2>&1 </dev/null; then
+    printf 'chroot %s/root' "$PROXY"
+  fi
+}
+INSIDE= OLD_NFT=
 case $(nft -v 2>/dev/null </dev/null) in *"nftables v0."*) OLD_NFT=yes ;; esac
-if [ @TOOLS@ = container ] || [ -n "$OLD_NFT" ] || ! have iptables-save || ! have nft; then WANTED=yes; fi
-if [ -n "$WANTED" ] && have crictl; then
-  c=$(crictl ps --name '^kube-proxy' -q 2>/dev/null </dev/null); c=${c%%"$NL"*}
-  if [ -n "$c" ]; then INSIDE="crictl exec $c"; fi
-fi
-if [ -n "$WANTED" ] && [ -z "$INSIDE" ] && have docker; then
-  c=$(docker ps -q --filter name=k8s_kube-proxy_ 2>/dev/null </dev/null); c=${c%%"$NL"*}
-  if [ -n "$c" ]; then INSIDE="docker exec $c"; fi
-fi
-if [ -n "$WANTED" ] && [ -z "$INSIDE" ] && [ -n "$PROXY" ] && have chroot; then
-  if chroot "$PROXY/root" iptables -V >/dev/null 2>&1 </dev/null; then INSIDE="chroot $PROXY/root"; fi
-fi
+if [ @TOOLS@ = container ] || [ -n "$OLD_NFT" ] || ! have iptables-save || ! have nft; then INSIDE=$(inside); fi
 """
 
 _BACKENDS = r"""
 IPT= NFT=
 if [ @TOOLS@ = container ] || ! have iptables-save; then IPT=$INSIDE; fi
 if [ @TOOLS@ = container ] || [ -n "$OLD_NFT" ] || ! have nft; then NFT=$INSIDE; fi
-runs() { $IPT "$@" -V >/dev/null 2>&1 </dev/null; }
 # /proc names the tables that the legacy backend holds. Without any, iptables-legacy-save would load modules.
-LEGACY4= LEGACY6=
-if [ -r /proc/net/ip_tables_names ]; then LEGACY4=$(show /proc/net/ip_tables_names); fi
-if [ -r /proc/net/ip6_tables_names ]; then LEGACY6=$(show /proc/net/ip6_tables_names); fi
+legacy_tables() {
+  if [ -r "$1" ]; then show "$1" 2>/dev/null || echo unknown
+  elif [ -e "$1" ] || [ ! -e /proc/net/dev ]; then echo unknown
+  fi
+}
+LEGACY4=$(legacy_tables /proc/net/ip_tables_names) LEGACY6=$(legacy_tables /proc/net/ip6_tables_names)
 # nf_tables is loaded by the first program that asks for it; we are not to be that program. Where its module lies on
-# the disk and is not among the loaded ones, it would be; where it is built in, there is nothing to load.
+# the disk and is not among the loaded ones, it would be; where it is built in, there is nothing to load. A container does
+# not see the disk: the kernel's symbols tell, where there is grep to find one among 200,000.
 NFTABLES=yes
-K_RELEASE=$(cat /proc/sys/kernel/osrelease 2>/dev/null)
-for m in "/lib/modules/$K_RELEASE/kernel/net/netfilter/nf_tables.ko"*; do
-  if [ -e "$m" ] && [ ! -d /sys/module/nf_tables ]; then NFTABLES=; fi
-done
+if [ ! -d /sys/module/nf_tables ]; then
+  K_RELEASE=$(show /proc/sys/kernel/osrelease 2>/dev/null)
+  for m in "/lib/modules/$K_RELEASE/kernel/net/netfilter/nf_tables.ko"*; do
+    if [ -e "$m" ]; then NFTABLES=; fi
+  done
+  if have grep && grep -q ' nf_register_net_hook' /proc/kallsyms 2>/dev/null; then
+    if ! grep -q ' nft_register_chain_type' /proc/kallsyms; then NFTABLES=; fi
+  fi
+fi
 V4=$($IPT iptables -V 2>/dev/null </dev/null) || V4=$($IPT iptables-save -V 2>/dev/null </dev/null)
 V6=$($IPT ip6tables -V 2>/dev/null </dev/null) || V6=$($IPT ip6tables-save -V 2>/dev/null </dev/null)
 backend() { case $1 in *nf_tables*) echo nft ;; ?*) echo legacy ;; esac; }
 OWN4=$(backend "$V4") OWN6=$(backend "$V6")
+# Tables of all programs. `list flowtables` prints their names, and `list chains` the chains' heads, each in half a second;
+# `list tables`, of all things, reads every rule of the node first (nft 1.0.6, src/cache.c: what is listed without a case of
+# its own is cached whole): 25 s of CPU where iptables-nft holds 160,000 rules.
+LISTED= TABLES= NO_NFT=
+if [ -z "$NFTABLES" ]; then NO_NFT="no tables: the kernel has not loaded nf_tables"
+elif [ -z "$NFT" ] && [ -n "$OLD_NFT" ]; then
+  NO_NFT="nft of this node is older than 1.0: whatever it is asked, it reads every rule of the node"
+elif ! $NFT nft -v >/dev/null 2>&1 </dev/null; then NO_NFT="no nft on this node, nor a kube-proxy container that has it"
+elif TABLES=$($GENTLE $NFT nft list flowtables 2>/dev/null </dev/null); then LISTED=yes
+fi
 """
 
 _SAVES = r"""
-# saves 4|6 PROGRAM OWN-BACKEND LEGACY-TABLES
+# holds ip|ip6: whether nft lists a table that iptables-nft keeps rules in
+holds() {
+  for t in filter nat mangle raw security; do
+    case $NL$TABLES in *"${NL}table $1 $t {"*) return 0 ;; esac
+  done
+  return 1
+}
+# other PROGRAM legacy|nft WHY-NOT: by whichever of the tools there is, on the host or in kube-proxy's container
+other() { prints "$IPT" "$1" "$2" || prints "$(inside)" "$1" "$2" || note "$1-$2-save.txt" "$3"; }
+prints() {
+  if $1 "$2-$3-save" -V >/dev/null 2>&1 </dev/null; then section "$2-$3-save.txt" $GENTLE $1 "$2-$3-save"
+  elif $1 "xtables-$3-multi" "$2-save" -V >/dev/null 2>&1 </dev/null; then
+    section "$2-$3-save.txt" $GENTLE $1 "xtables-$3-multi" "$2-save"
+  else return 1
+  fi
+}
+# saves 4|6 PROGRAM OWN-BACKEND LEGACY-TABLES NFT-FAMILY
 saves() {
   own=$3 names=$4
   if ! $IPT "$2" -V >/dev/null 2>&1 </dev/null && ! $IPT "$2-save" -V >/dev/null 2>&1 </dev/null; then
@@ -168,47 +199,41 @@ saves() {
     note "$2-save.txt" "no tables: $2 is nf_tables, and the kernel has not loaded nf_tables"
   else section "$2-save.txt" $GENTLE $IPT "$2-save"
   fi
-  if [ "$own" != legacy ] && [ -n "$names" ]; then
-    if runs "$2-legacy-save"; then section "$2-legacy-save.txt" $GENTLE $IPT "$2-legacy-save"
-    elif runs xtables-legacy-multi "$2-save"; then
-      section "$2-legacy-save.txt" $GENTLE $IPT xtables-legacy-multi "$2-save"
-    else note "$2-legacy-save.txt" "the kernel holds legacy tables, and no $2-legacy-save is there to print them"
-    fi
+  # The other backend's rules are on the packet's path too.
+  if [ "$own" = legacy ]; then :
+  elif [ -z "$names" ]; then note "$2-legacy-save.txt" "no tables: the kernel holds no legacy table"
+  elif [ -z "${names%%*unknown}" ]; then
+    note "$2-legacy-save.txt" "/proc/net does not show whether the kernel holds legacy tables"
+  else other "$2" legacy "the kernel holds legacy tables, and no $2-legacy-save is there to print them"
   fi
-  if [ "$own" != nft ] && [ -n "$NFTABLES" ]; then
-    if runs "$2-nft-save"; then section "$2-nft-save.txt" $GENTLE $IPT "$2-nft-save"
-    elif runs xtables-nft-multi "$2-save"; then section "$2-nft-save.txt" $GENTLE $IPT xtables-nft-multi "$2-save"
-    fi
+  if [ "$own" = nft ]; then :
+  elif [ -z "$NFTABLES" ]; then note "$2-nft-save.txt" "no tables: the kernel has not loaded nf_tables"
+  elif [ -n "$LISTED" ] && ! holds "$5"; then note "$2-nft-save.txt" "no tables: nft lists no table of $2-nft"
+  elif [ -n "$LISTED" ]; then other "$2" nft "the kernel holds tables of $2-nft, and no $2-nft-save is there to print them"
+  else other "$2" nft "neither $2-nft-save nor nft is there to tell whether the kernel holds tables of $2-nft"
   fi
 }
-saves 4 iptables "$OWN4" "$LEGACY4"
-saves 6 ip6tables "$OWN6" "$LEGACY6"
+saves 4 iptables "$OWN4" "$LEGACY4" ip
+saves 6 ip6tables "$OWN6" "$LEGACY6" ip6
 """
 
 _NFT = r"""
-# Tables and base chains, of all programs. `list flowtables` prints the names of all tables and `list chains` the chains'
-# heads, each in half a second; `list tables`, of all things, reads every rule of the node first (nft 1.0.6, src/cache.c:
-# what is listed without a case of its own is cached whole): 25 s of CPU where iptables-nft holds 160,000 rules.
+# Tables and base chains, of all programs.
 hooks() {
   if have sed; then
     { $GENTLE $NFT nft -y list chains; printf 'status %s\n' "$?"; } |
       sed -n '/^table /p;/^status /p;/^	chain /{N;/ hook /p;}'
-  else printf '%s\nstatus 0\n' "$tables"
+  else printf '%s\nstatus 0\n' "$TABLES"
   fi
 }
-if [ -z "$NFTABLES" ]; then note nft-tables.json "no tables: the kernel has not loaded nf_tables"
-elif [ -z "$NFT" ] && [ -n "$OLD_NFT" ]; then
-  note nft-tables.json "nft of this node is older than 1.0: whatever it is asked, it reads every rule of the node"
-elif ! $NFT nft -v >/dev/null 2>&1 </dev/null; then
-  note nft-tables.json "no nft on this node, nor a kube-proxy container that has it"
-elif ! tables=$($GENTLE $NFT nft list flowtables 2>/dev/null </dev/null); then
-  section nft-tables.txt $GENTLE $NFT nft list flowtables
+if [ -n "$NO_NFT" ]; then note nft-tables.json "$NO_NFT"
+elif [ -z "$LISTED" ]; then section nft-tables.txt $GENTLE $NFT nft list flowtables
 else
   section nft-tables.txt hooks
   json=
   if $NFT nft -j list flowtables >/dev/null 2>&1 </dev/null; then json=yes; fi
   for family in ip ip6; do
-    case $NL$tables in *"${NL}table $family kube-proxy {"*)
+    case $NL$TABLES in *"${NL}table $family kube-proxy {"*)
       if [ -n "$json" ]; then section "nft-ruleset.json/$family" $GENTLE $NFT nft -j list table "$family" kube-proxy
       else section "nft-ruleset.txt/$family" $GENTLE $NFT nft list table "$family" kube-proxy
       fi ;;
@@ -260,13 +285,18 @@ fi
 """
 
 _REST = r"""
-# Not with `read` from each file: dash and busybox read a byte at a time, and a sysctl ends after the first.
 SYSCTLS="net/ipv4/ip_forward net/ipv6/conf/all/forwarding net/ipv4/conf/all/route_localnet net/ipv4/conf/all/rp_filter
-net/bridge/bridge-nf-call-iptables net/bridge/bridge-nf-call-ip6tables net/netfilter/nf_conntrack_max
-net/netfilter/nf_conntrack_count net/netfilter/nf_conntrack_tcp_be_liberal"
+net/bridge/bridge-nf-call-iptables net/bridge/bridge-nf-call-ip6tables net/netfilter/nf_conntrack_tcp_be_liberal"
+NUMBERS="net/netfilter/nf_conntrack_max net/netfilter/nf_conntrack_count"
 values() {
-  if have grep; then (cd /proc/sys && grep '' $SYSCTLS /dev/null 2>/dev/null)
-  elif have cat; then for s in $SYSCTLS; do v=$(cat "/proc/sys/$s" 2>/dev/null) && printf '%s:%s\n' "$s" "$v"; done
+  if have grep; then (cd /proc/sys && grep '' $SYSCTLS $NUMBERS /dev/null 2>/dev/null)
+  else
+    # Of a switch the first digit says whether it is on; a number whose first digit alone can be read is left out.
+    SEEN=$(show /proc/sys/kernel/pid_max)
+    if [ ${#SEEN} -lt 2 ]; then NUMBERS=; fi
+    for s in $SYSCTLS $NUMBERS; do
+      if [ -r "/proc/sys/$s" ] && v=$(show "/proc/sys/$s" 2>/dev/null); then printf '%s:%s\n' "$s" "$v"; fi
+    done
   fi
 }
 sysctls() {
@@ -279,12 +309,13 @@ sysctls() {
 section sysctl.txt sysctls
 if have ip; then section addresses.txt $GENTLE ip -o addr show; fi
 if have date; then section clock.txt date +%s; fi
-if [ -n "$PROXY" ]; then section kube-proxy-cmdline.txt show "$PROXY/cmdline"; fi
+if [ -n "$PROXY" ] && have cat; then section kube-proxy-cmdline.txt cat "$PROXY/cmdline"; fi
 tools() {
   printf 'iptables: %s\nip6tables: %s\n' "$V4" "$V6"
   if [ -n "$NFTABLES" ]; then printf 'nft: %s\n' "$($NFT nft -v 2>/dev/null)"; fi
   printf 'legacy tables (IPv4): %s\nlegacy tables (IPv6): %s\n' "$(echo $LEGACY4)" "$(echo $LEGACY6)"
   printf 'nf_tables: %s\n' "${NFTABLES:-not loaded}"
+  printf 'kube-proxy process: %s\n' "${PROXY:-none}"
   if [ -n "$IPT$NFT" ]; then printf 'through: %s\n' "$INSIDE"; fi
 }
 section tools.txt tools
@@ -442,6 +473,7 @@ def parse_sections(data: bytes, nonce: str, *, max_bytes: int = MAX_BYTES) -> No
     position = body.find(mark)
     if position != 0:
         raise CollectError("the node's output does not begin as the node script's does")
+    warned: set[str] = set()
     open_section: tuple[str, bytes] | None = None
     while True:
         start = position + len(mark)
@@ -456,6 +488,7 @@ def parse_sections(data: bytes, nonce: str, *, max_bytes: int = MAX_BYTES) -> No
             case ["end"] if open_section is not None:
                 verdict, text = _judge(*open_section, content)
                 {"file": files, "reason": reasons, "empty": empty}[verdict][open_section[0]] = text
+                warned.update(found.decode() for found in _LEGACY_WARNING.findall(content))
                 open_section = None
             case ["note", name] if open_section is None and _NAME.fullmatch(name):
                 why = one_line(_text(content))
@@ -466,9 +499,15 @@ def parse_sections(data: bytes, nonce: str, *, max_bytes: int = MAX_BYTES) -> No
         raise CollectError(_CUT)
     _join_families(files, reasons)
     _tables_json(files, reasons)
-    _drop_foreign_backends(files)
+    for name in [f"{program}-save.txt" for program in warned]:
+        if name not in files:
+            reasons.setdefault(name, "the kernel holds legacy tables, as iptables-nft warns")
+            empty.pop(name, None)
     return NodeReading(files=files, reasons=reasons, empty=empty)
 
+
+_LEGACY_WARNING = re.compile(rb"^# Warning: (ip6?tables-legacy) tables present", re.MULTILINE)
+"""What iptables-nft says on stderr where /proc/net/ip_tables_names names a table (iptables/nft.c, nft_check_xt_legacy)."""
 
 _NAME = pattern(r"[a-z0-9][a-z0-9.-]*(/ip6?)?")
 
@@ -606,15 +645,6 @@ def _tables_json(files: dict[str, str], reasons: dict[str, str]) -> None:
     files["nft-tables.json"] = json.dumps({"nftables": items}) + "\n"
 
 
-def _drop_foreign_backends(files: dict[str, str]) -> None:
-    """Keep the other backend's dump only where kube-proxy or kubelet has chains in it."""
-    for family in ("iptables", "ip6tables"):
-        for backend in ("legacy", "nft"):
-            name = f"{family}-{backend}-save.txt"
-            if name in files and "\n:KUBE-" not in files[name]:
-                del files[name]
-
-
 def node_dump(data: bytes, nonce: str, *, node: str, via: str, taken: float, max_bytes: int = MAX_BYTES) -> NodeDump:
     """The dump of one node, from what the script printed. Raises CollectError when no rules could be read at all.
 
@@ -623,7 +653,7 @@ def node_dump(data: bytes, nonce: str, *, node: str, via: str, taken: float, max
     """
     reading = parse_sections(data, nonce, max_bytes=max_bytes)
     files = dict(reading.files)
-    if not any(name in files or name in reading.empty for name in RULE_FILES):
+    if not any(name in files for name in RULE_FILES) and not reading.empty.keys() & _OWN_FILES:
         told = [f"{name}: {reason}" for name, reason in reading.reasons.items() if name in RULE_FILES]
         raise CollectError("no rules could be read: " + ("; ".join(told) or "neither iptables-save nor nft is there"))
     lines = [f"{NOT_READ}{name}: {reason}\n" for name, reason in sorted(reading.reasons.items())]

@@ -60,7 +60,18 @@ class IptablesRules:
 
     family: int
     tables: Mapping[str, Table]
-    flavour: str = ""
-    """`legacy` or `nft`, as far as the header tells; empty when it does not."""
+    backend: str = ""
+    """`legacy` or `nft`, as far as the header or the file's name says; empty where they do not."""
+    legacy_too: bool = False
+    """The program warned that the kernel holds tables of the legacy backend beside these."""
     source: str = ""
     """The file it was parsed from, for messages."""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing happens to any packet here: no base chain has a rule, or a policy but ACCEPT."""
+        return all(
+            policy == "ACCEPT" and not table.chains.texts.get(chain)
+            for table in self.tables.values()
+            for chain, policy in table.policies.items()
+        )

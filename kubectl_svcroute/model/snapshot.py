@@ -18,6 +18,15 @@ from typing import Any
 from .fast_dataclass import dataclass, field
 from .report import Unverified
 
+NOT_READ = "not read: "
+"""How a line of a node's tools.txt begins that says why a file could not be read: `not read: FILE: REASON`."""
+
+EMPTY = "empty: "
+"""How a line of tools.txt begins that says that there is nothing to read, and how that is known: `empty: FILE: WHY`.
+
+The kernel holds no such table: on a node in nftables mode that is as it should be, on one in iptables mode all is lost.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeDump:

@@ -188,20 +188,81 @@ def test_legacy_is_not_run_without_legacy_tables(ssh_lab: SshLab, node: FakeNode
     assert "iptables-save \n" not in node.calls, "iptables-save was run for more than its version"
 
 
-def test_the_other_backend_is_read_where_it_holds_kube_chains(ssh_lab: SshLab) -> None:
-    """Rules in both backends give both dumps, and a backend without KUBE chains gives none beside the node's own."""
-    both, one = ssh_lab.node("both"), ssh_lab.node("one")
-    for node in (both, one):
+def test_the_other_backend_is_read_whoever_wrote_into_it(ssh_lab: SshLab) -> None:
+    """Rules in both backends give both dumps, kube-proxy's or another program's; a backend without rules is said to be empty."""
+    both, other, one = ssh_lab.node("both"), ssh_lab.node("other"), ssh_lab.node("one")
+    for node in (both, other, one):
         node.run("iptables-nft", "-t", "nat", "-N", "KUBE-SERVICES")
     both.run("iptables-legacy", "-t", "nat", "-N", "KUBE-SERVICES")
-    one.run("iptables-legacy", "-t", "nat", "-N", "DOCKER")
+    other.run("iptables-legacy", "-I", "FORWARD", "-d", "10.244.0.0/16", "-j", "DROP")
     script = ssh_lab.script("script", node_script(NONCE))
-    readings = {node.name: node.run("sh", "-c", f"sh -s <{script} | base64 -w0") for node in (both, one)}
-    files = {name: parse_sections(base64.b64decode(text), NONCE).files for name, text in readings.items()}
-    assert ":KUBE-SERVICES" in files["both"]["iptables-save.txt"]
-    assert ":KUBE-SERVICES" in files["both"]["iptables-legacy-save.txt"]
-    assert "iptables-legacy-save.txt" not in files["one"]
-    assert "legacy tables (IPv4): nat" in files["one"]["tools.txt"]
+    texts = {node.name: node.run("sh", "-c", f"sh -s <{script} | base64 -w0") for node in (both, other, one)}
+    readings = {name: parse_sections(base64.b64decode(text), NONCE) for name, text in texts.items()}
+    assert ":KUBE-SERVICES" in readings["both"].files["iptables-save.txt"]
+    assert ":KUBE-SERVICES" in readings["both"].files["iptables-legacy-save.txt"]
+    assert "-A FORWARD -d 10.244.0.0/16 -j DROP" in readings["other"].files["iptables-legacy-save.txt"]
+    assert "legacy tables (IPv4): filter" in readings["other"].files["tools.txt"]
+    assert readings["one"].empty["iptables-legacy-save.txt"] == "no tables: the kernel holds no legacy table"
+    assert "iptables-legacy-save.txt" not in readings["one"].reasons
+
+
+OTHER_BACKEND = {
+    "another program's": ("table ip filter {\\n}\\n", "-A FORWARD -j DROP", "file"),
+    "no tool to print them": ("table ip filter {\\n}\\n", "", "reason"),
+    "the tool fails": ("table ip nat {\\n}\\n", "fails", "reason"),
+    "nft lists none": ("table ip docker {\\n}\\ntable ip kube-proxy {\\n}\\n", "", "empty"),
+    "nft cannot list": ("fails", "", "reason"),
+    "no nft": (None, "", "reason"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_BACKEND)
+def test_the_nft_backend_beside_legacy(name: str, node: FakeNode) -> None:
+    """Beside iptables of the legacy backend, the other's rules are read, known to be none, or said not to be read."""
+    tables, save, verdict = OTHER_BACKEND[name]
+    legacy(node)
+    node.real(*TOOLS, "sed")
+    if tables is not None:
+        answers = f"case $* in *flowtables) printf '{tables}' ;; -v) echo 'nftables v1.0.6' ;; esac"
+        node.tool("nft", "exit 1" if tables == "fails" else answers)
+    if save:
+        rules = f"printf '*filter\\n:FORWARD ACCEPT [0:0]\\n{save}\\nCOMMIT\\n'"
+        body = "echo sick >&2; exit 1" if save == "fails" else rules
+        node.tool("iptables-nft-save", f"case $1 in -V) ;; *) {body} ;; esac")
+    reading = parse_sections(node.run(["sh"]).stdout, NONCE)
+    found = {"file": reading.files, "reason": reading.reasons, "empty": reading.empty}
+    assert [kind for kind, names in found.items() if "iptables-nft-save.txt" in names] == [verdict]
+    if verdict == "file":
+        assert save in reading.files["iptables-nft-save.txt"]
+
+
+def test_a_warning_of_legacy_tables_is_heard() -> None:
+    """Where iptables-nft warns of legacy tables, and none were printed, they were not read, whatever /proc said."""
+    warning = b"# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n0"
+    warned = ("iptables-save.txt", b"*nat\nCOMMIT\n", warning)
+    reading = parse_sections(plain(printed(warned)), NONCE)
+    assert reading.reasons["iptables-legacy-save.txt"] == "the kernel holds legacy tables, as iptables-nft warns"
+    both = printed(warned, ("iptables-legacy-save.txt", b"*nat\nCOMMIT\n", b"\n0"))
+    assert not parse_sections(plain(both), NONCE).reasons
+
+
+@pytest.mark.parametrize("words", SHELLS)
+@pytest.mark.parametrize("helper", ["grep", "cat", "sh", ""])
+def test_the_shell_alone_reads_the_kernels_settings(words: tuple[str, ...], helper: str, node: FakeNode) -> None:
+    """Without grep and cat the settings are read by the shell itself: whole, or without the numbers that it would cut."""
+    nft_backend(node)
+    command = shell(words)
+    if helper == "sh":
+        (node.bin / "sh").symlink_to(str(shutil.which(command[0])))
+    elif helper:
+        node.real(helper)
+    text = parse_sections(node.run(command).stdout, NONCE).files["sysctl.txt"]
+    for line in text.splitlines():
+        name, _, value = line.partition(" = ")
+        if "conntrack_count" not in name:
+            assert value == Path("/proc/sys", *name.split(".")).read_text().strip()
+    assert "net.ipv4.ip_forward = " in text
+    assert ("nf_conntrack_max" in text) == (helper != "" or words[0] == "bash")
 
 
 TABLES = "table inet other {\\n}\\ntable ip kube-proxy {\\n}\\ntable ip6 kube-proxy {\\n}\\n"
