@@ -81,7 +81,7 @@ def test_what_is_offered(words: list[str], values: list[str]) -> None:
 
 def test_subcommands_come_first_and_services_beside_them() -> None:
     """The first word may be either."""
-    from kubectl_svcroute.cli.main import LAZY
+    from kubectl_svcroute.cli.root import LAZY
 
     found = offered("--snapshot", DEMO, "")
     assert found[:4] == ["demo", "trace", "snapshot", "explain"]
@@ -127,7 +127,7 @@ def test_what_needs_no_cluster_loads_no_library() -> None:
     lines = [["--n"], ["explain", "SR"], ["-o", ""], ["trace", "kuard", "--from", ""], ["--via", "s"]]
     program = f"""if 1:
         import sys
-        from kubectl_svcroute.completion import complete
+        from kubectl_svcroute.cli.complete import complete
         assert all(complete(words)[0] for words in {lines})
         print([name for name in {heavy} if name in sys.modules])
     """
@@ -194,7 +194,7 @@ def test_a_cluster_that_does_not_answer_is_met_with_silence(tmp_path: Path) -> N
     """No permission, no server, a server that hangs up: no name is offered, and nothing is said on either stream."""
     def typed(*words: str) -> tuple[str, str]:
         done = subprocess.run(
-            [sys.executable, "-c", "from kubectl_svcroute.completion import main; main()", *words],
+            [sys.executable, "-c", "from kubectl_svcroute.cli.complete import main; main()", *words],
             capture_output=True, text=True, check=False, env={**os.environ, "HOME": str(tmp_path)}, timeout=60,
         )  # fmt: skip
         return done.stdout, done.stderr

@@ -225,7 +225,7 @@ _TREE = "import sys; sys.argv[0] = 'kubectl-svcroute'; from kubectl_svcroute.cli
 
 def test_every_report_is_the_same_when_frozen(dist: Dist, tmp_path: Path) -> None:
     """Each format, of every Service of the demo: what is frozen has every module, page and library that a renderer needs."""
-    from kubectl_svcroute.cli.options import FORMATS
+    from kubectl_svcroute.render import FORMATS
 
     formats = [name for name in FORMATS if name != "shard"]  # that one is for `merge`
     outputs = [word for name in formats for word in ("-o", f"{name}=report.{name}")]
@@ -269,7 +269,7 @@ def test_every_command_is_the_same_when_frozen(dist: Dist, tmp_path: Path, words
 
 def test_every_subcommand_is_there_when_frozen(dist: Dist, tmp_path: Path) -> None:
     """Subcommands load when they are called, which PyInstaller cannot see: each shows its help."""
-    from kubectl_svcroute.cli.main import LAZY, cli
+    from kubectl_svcroute.cli.root import LAZY, cli
 
     for name in [*cli.commands, *LAZY]:
         if name != "check":

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from kubectl_svcroute.checks.registry import CODES
-from kubectl_svcroute.cli.main import check, cli
+from kubectl_svcroute.cli.root import check, cli
 from kubectl_svcroute.run.explain import listing
 
 ROOT = Path(__file__).parent.parent

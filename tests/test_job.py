@@ -113,7 +113,7 @@ def test_pods_keep_to_their_level(plan: str) -> None:
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_command_line_in_it_is_one(plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program takes the pod's arguments as they stand in the manifest."""
-    from kubectl_svcroute.cli.main import check
+    from kubectl_svcroute.cli.root import check
     from kubectl_svcroute.run.settings import settings
 
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")

@@ -206,7 +206,7 @@ def test_a_capture_shows_the_way_and_leaves_nothing_behind(world: World) -> None
 @ONE_MODE
 def test_a_pod_dials_and_its_node_tells_where_it_went(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """--from pod/NAME: the pod keeps its own address on the way, and both SYNs, before and behind the rules, are shown."""
-    from kubectl_svcroute.cli.main import cli
+    from kubectl_svcroute.cli.root import cli
 
     monkeypatch.setenv("HOME", str(world.folder))
     monkeypatch.setattr("kubectl_svcroute.probe.run.WATCH_LEAD", 2.5)

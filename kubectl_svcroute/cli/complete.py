@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
-from .options import FORMATS
+from ..render import FORMATS
 
 Offer = tuple[str, str]
 """A value, and a few words about it."""
@@ -34,7 +34,7 @@ _NAMES = {"names": "services", "service": "services", "services": "services", "n
 
 def complete(words: Sequence[str]) -> tuple[list[Offer], int]:
     """What may stand in place of the last word, and what the shell shall do besides."""
-    from .main import LAZY, cli, route  # noqa: PLC0415 - the command line itself, and no more
+    from .root import LAZY, cli, route  # noqa: PLC0415 - the command line itself, and no more
 
     before, typed = list(words[:-1]), words[-1] if words else ""
     routed = route(before)

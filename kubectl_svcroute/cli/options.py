@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
+from ..render import FORMATS
 from .help import API, GENERAL, NODES, OUTPUT, PART, WHICH, put_under
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-FORMATS = ("table", "wide", "json", "yaml", "name", "junit", "sarif", "markdown", "html", "prometheus", "brief", "shard")
 COMPLETE = "__complete"
 """The first word of kubectl's question, where a plugin has but one file (`cli/completion.py`)."""
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -17,7 +17,7 @@ from msgspec.json import Decoder
 
 from ..model.nft import Element, LazyChains, NftChain, NftRules, NftSet, NftTable, Rule, Statement, TableKey, Unknown
 from ..model.nft_elements import Key, PlainElements
-from . import nft_json
+from . import nft_syntax
 
 _NOTHING = Raw(b"")
 
@@ -101,7 +101,7 @@ class _OddError(Exception):
 
 def _read(comment: str, printed: str) -> tuple[tuple[Statement, ...], str]:
     try:
-        return tuple(nft_json.statement(one) for one in json.loads(printed)), comment
+        return tuple(nft_syntax.statement(one) for one in json.loads(printed)), comment
     except (ValueError, RecursionError):  # a number of thousands of digits, or what is nested as deep
         return (Unknown(printed),), comment
 
@@ -175,7 +175,7 @@ def _tables(objects: list[_Object], like: Mapping[TableKey, NftTable]) -> dict[T
             raise _OddError
         if thing.table is not None:
             key = (thing.table.family, thing.table.name)
-            if key in tables or key[0] not in nft_json.FAMILIES or not key[1]:
+            if key in tables or key[0] not in nft_syntax.FAMILIES or not key[1]:
                 raise _OddError
             tables[key] = _Table(dormant="dormant" in _list(thing.table.flags))
             continue
@@ -201,7 +201,7 @@ def _declare(table: _Table, chain: _Chain) -> None:
 
 
 def _check_base(body: _Chain) -> None:
-    known = body.hook in nft_json.HOOKS and body.policy in ("accept", "drop")
+    known = body.hook in nft_syntax.HOOKS and body.policy in ("accept", "drop")
     if not known or body.prio is None or not isinstance(body.type, str):
         raise _OddError
 
@@ -235,7 +235,7 @@ def _elements(printed: bytes, *, is_map: bool) -> Sequence[Element]:
             return _plain(printed, is_map=is_map)
         except DecodeError:
             pass  # comments, timeouts, networks, values that are no verdicts
-    return nft_json.elements(json.loads(printed), is_map=is_map)
+    return nft_syntax.elements(json.loads(printed), is_map=is_map)
 
 
 def _plain(printed: bytes, *, is_map: bool) -> PlainElements:

@@ -54,7 +54,7 @@ from ..model.nft import (
     VerdictMap,
     render_value,
 )
-from .nft_json import DEFAULT_REJECTS, FAMILIES, HOOKS, NAT_KINDS, VERDICTS
+from .nft_syntax import DEFAULT_REJECTS, FAMILIES, HOOKS, NAT_KINDS, VERDICTS
 
 _TABLE = re.compile(r"table (?P<family>\S+) (?P<name>\S+) \{(?: # .*)?\Z")
 _BLOCK = re.compile(

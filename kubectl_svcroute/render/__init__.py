@@ -37,6 +37,7 @@ RENDERERS: dict[str, str] = {
     "shard": "shard",
 }
 """Format -> the module in this folder that makes it."""
+FORMATS = tuple(RENDERERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

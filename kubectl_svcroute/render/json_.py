@@ -13,10 +13,10 @@ from ..fork import in_halves
 from ..model.flow import ProbeRow
 from ..model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Unverified
 from . import RenderOptions
+from .document import API_VERSION
 from .text import json_safe
 from .view import totals
 
-API_VERSION = "svcroute/v1"
 KIND = "RouteReport"
 _FEW_NODES = 4
 """Up to so many nodes the text of all Services is short enough to be held, and to be sent from a second process."""

@@ -13,7 +13,7 @@ from typing import Any
 from ..model.report import Report
 from ..model.shard import Shard
 from . import RenderOptions
-from .json_ import API_VERSION
+from .document import API_VERSION
 from .text import json_safe
 
 KIND = "RouteReportShard"

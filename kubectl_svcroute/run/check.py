@@ -197,7 +197,7 @@ def _from_snapshot(settings: Settings) -> tuple[Report, bool]:
 def _part_of_snapshot(
     settings: Settings, shard: ShardOf, snapshot: Snapshot, selection: Selection, nodes: Sequence[NodeHandle]
 ) -> Report:
-    from ..shards.run import PartOf, asked_of  # noqa: PLC0415
+    from ..shards.run import PartOf  # noqa: PLC0415
 
     judge = Audit(snapshot.api, selection)
     if judge.needs_inference:
@@ -205,7 +205,7 @@ def _part_of_snapshot(
         judge.learn(handle.read() for handle in nodes)
     part = PartOf(
         of=shard,
-        asked=asked_of(settings, settings.namespace or "default"),
+        asked=settings.asked(settings.namespace or "default"),
         listed=tuple(handle.node for handle in nodes),
         api=snapshot.api,
         source="snapshot",
@@ -359,11 +359,11 @@ def _part_of_cluster(
     began: float,
 ) -> tuple[PartOf, tuple[NodeTarget, ...]]:
     """The part that is asked for, and its nodes. No node may fall into it: then it says so."""
-    from ..shards.run import PartOf, asked_of  # noqa: PLC0415
+    from ..shards.run import PartOf  # noqa: PLC0415
 
     part = PartOf(
         of=shard,
-        asked=asked_of(settings, api.current_namespace),
+        asked=settings.asked(api.current_namespace),
         listed=tuple(target.name for target in targets),
         api=objects,
         source="live",

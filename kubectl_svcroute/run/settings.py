@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..cli.options import FORMATS
 from ..errors import UsageError
 from ..model.fast_dataclass import dataclass
 from ..model.shard import ShardOf
+from ..render import FORMATS
 
 DEMO = Path(__file__).parent.parent / "data" / "demo.tar.gz"
 """The cluster that comes with the package."""
@@ -58,6 +59,17 @@ class Settings:
     jitter: float = 0.0
     note: str = ""
     """What to say before anything else; the demo's introduction."""
+
+    def asked(self, namespace: str) -> str:
+        """What was asked for, as text that is the same for all parts of one audit. `namespace`: where names are looked up."""
+        asked = {
+            "names": sorted(self.names),
+            "namespace": None if self.all_namespaces else namespace,
+            "selector": self.selector,
+            "nodes": sorted(self.nodes),
+            "conntrack": self.conntrack,
+        }
+        return json.dumps({key: value for key, value in asked.items() if value}, ensure_ascii=True)
 
 
 def settings(given: Mapping[str, Any]) -> Settings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from .. import __version__
@@ -13,7 +12,6 @@ from ..model.node_result import NodeResult
 from ..model.report import Report
 from ..model.shard import Shard, ShardOf
 from ..model.snapshot import ApiObjects
-from ..run.settings import Settings
 from .encoding import Contents, cluster_of, fingerprint_of, pack
 
 
@@ -64,15 +62,3 @@ class PartOf:
             " (kubectl svcroute merge)"
         )
         return replace(report, notes=(*report.notes, note), shard=shard)
-
-
-def asked_of(settings: Settings, namespace: str) -> str:
-    """What was asked for, as text that is the same for all parts of one audit."""
-    asked = {
-        "names": sorted(settings.names),
-        "namespace": None if settings.all_namespaces else namespace,
-        "selector": settings.selector,
-        "nodes": sorted(settings.nodes),
-        "conntrack": settings.conntrack,
-    }
-    return json.dumps({key: value for key, value in asked.items() if value}, ensure_ascii=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kubectl_svcroute.errors import ParseError
 from kubectl_svcroute.model.nft import Decide, Element, Flags, Prefix, Range, SetOf, Unknown
-from kubectl_svcroute.parse.nft_json import parse_nft_json, statement
+from kubectl_svcroute.parse.nft_json import parse_nft_json
+from kubectl_svcroute.parse.nft_syntax import statement
 from tests.captured import CAPTURES, capture
 
 NFTABLES = [name for name in CAPTURES if name.endswith("-nftables")]
@@ -163,7 +164,7 @@ def test_a_statement_that_is_not_known_is_kept_as_unknown(printed: Any) -> None:
 
 def test_names_of_bits_are_flags_in_every_form() -> None:
     """A list, or an or of names."""
-    from kubectl_svcroute.parse.nft_json import expression
+    from kubectl_svcroute.parse.nft_syntax import expression
 
     assert expression(["fin", "syn"]) == expression({"|": ["fin", "syn"]}) == Flags(("fin", "syn"))
     assert isinstance(expression({"set": [1, {"range": [2, 3]}]}), SetOf)
