@@ -290,7 +290,7 @@ def test_two_capabilities_are_enough_to_read_a_node(tmp_path: Path) -> None:
     rules = "*nat\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n"
     program = (
         # Root may write into /dev, where the termination log is mounted: it cannot be replaced.
-        "from kubectl_svcroute.output_file import write_file\n"
+        "from kubectl_svcroute.run.output_file import write_file\n"
         "write_file('/dev/termination-log', 'a message', 'it')\n"
         "from kubectl_svcroute.collect.transports import LocalReader\n"
         "from kubectl_svcroute.collect.fanout import NodeTarget\n"
