@@ -18,12 +18,12 @@ from ..model.fast_dataclass import dataclass
 from ..model.node_result import NodeResult, SyncState
 from ..model.report import Finding
 from ..model.snapshot import NodeDump
+from ..parse.node_tools import parse_tools
 from ..parse.proxy_metrics import sync_state
 from ..parse.proxy_mode import node_mode
 from .ask_port import Listener
 from .connections import check_connections, read_flows, tracked
 from .context import ClusterContext
-from .files import iptables_files
 from .ledger import Ledger
 from .planes import DataPlane, is_mode, plane
 from .subject import Subject
@@ -94,7 +94,6 @@ def audit_node(context: ClusterContext, node: Node, dump: NodeDump, *, listeners
 
 def _audit_rules(subject: Subject, data_plane: DataPlane) -> None:
     """Every family's rules: the Services asked for, and the frame around them."""
-    _unread_tables(subject, data_plane)
     for family in (4, 6):
         rules = data_plane.open(family, asked=family in subject.families)
         if rules is None:
@@ -102,6 +101,7 @@ def _audit_rules(subject: Subject, data_plane: DataPlane) -> None:
         check_connections(subject, rules.ground.view)
         rules.frame_checks(rules.audit_services())
         rules.close()
+    _unread_tables(subject, data_plane)
 
 
 # ---- what the node shows ------------------------------------------------------------------------------------------------
@@ -171,6 +171,8 @@ def _node_state(
                     break
         localhost = believed.localhost_node_ports
         ledger.observations.extend(sysctls(sysctl, families=frozenset(families), localhost_node_ports=localhost))
+    elif (why := parse_tools(dump.files.get("tools.txt", "")).not_read.get("sysctl.txt")) is not None:
+        ledger.cannot("SR902", f"sysctl.txt was not read ({why}): whether the node forwards packets is not known")
     if (text := dump.files.get("healthz.json")) is not None:
         with ledger.unreadable("healthz.json"):
             ledger.observations.extend(health(text))
@@ -187,18 +189,19 @@ def _node_state(
 
 def _unread_tables(subject: Subject, data_plane: DataPlane) -> None:
     """nftables tables of other programs that packets meet and that were not read: said, not taken for harmless."""
-    text = subject.dump.files.get("nft-tables.json")
-    if text is None:
+    files = subject.dump.files
+    if "nft-tables.json" not in files:
+        if (why := parse_tools(files.get("tools.txt", "")).not_read.get("nft-tables.json")) is not None:
+            reason = f"nft-tables.json was not read ({why}): nftables tables of other programs may see packets of Services"
+            subject.ledger.not_verified("SR909", reason)
         return
     from ..parse.nft_other_tables import foreign_tables  # noqa: PLC0415 - few nodes in iptables mode have such a file
 
     tables = data_plane.tables()
     if tables is None:
         return  # said where its rules are asked for
-    walked = [("ip", "kube-proxy"), ("ip6", "kube-proxy"), *tables]
-    printed = [family for family in (4, 6) if any(file in subject.dump.files for file in iptables_files(family))]
     with subject.ledger.unreadable("nft-tables.json"):
-        for table in foreign_tables(text, walked=walked, iptables=printed):
+        for table in foreign_tables(files["nft-tables.json"], walked=tables, iptables=data_plane.printed()):
             if table.family == "inet" or {"ip": 4, "ip6": 6}.get(table.family) in subject.families:
                 reason = f"nftables table {table} sees packets of Services, and its rules were not read"
                 subject.ledger.not_verified("SR909", reason)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..checks import frame_iptables
 from ..checks.blame import Facts
 from ..checks.landmarks import IPTABLES
-from ..errors import ParseError
 from ..expect.names import endpoint_hash, service_hash
 from ..expect.routes import NodeView
 from ..model.cluster import Service, ServicePort
@@ -16,6 +16,7 @@ from ..model.net import Backend
 from ..model.ranges import intersect, network, subtract, union
 from ..model.ruleset import IptablesRules
 from ..observe.hook_order import merge
+from ..observe.hooks import BaseChain
 from ..observe.iptables import base_chains
 from ..sharing.eligible import Alike
 from ..sharing.iptables import Twins
@@ -23,9 +24,16 @@ from ..sharing.reference import Reference
 from .ask_port import Ground
 from .context import ClusterContext
 from .iptables_rules import Changed, IptablesReader
+from .nft_rules import read_nft
 from .services import on_first_node, on_later_node
 from .subject import Subject
 from .view import asker
+
+if TYPE_CHECKING:
+    from ..model.nft import NftRules, TableKey
+
+NftChains = Mapping[str, Sequence[BaseChain]]
+"""Hook -> the base chains of nftables tables there."""
 
 
 class IptablesPlane:
@@ -34,38 +42,46 @@ class IptablesPlane:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.reader = IptablesReader(subject)
+        self.nft = read_nft(subject)
+        """Tables of other programs, and what kube-proxy has left of its own."""
 
     def tables(self) -> Collection[tuple[str, str]] | None:
         """The nftables tables of the same reading; see `DataPlane`."""
-        text = self.subject.dump.files.get("nft-ruleset.json")
-        if text is None:
-            return ()
-        from ..parse.nft_json import parse_nft_json  # noqa: PLC0415 - few nodes in iptables mode have such a file
-
-        try:
-            return parse_nft_json(text, source="nft-ruleset.json").tables
-        except ParseError:
-            return None
+        return self.nft.tables if self.nft is not None else ()
 
     def open(self, family: int, *, asked: bool) -> IptablesFamily | None:
         """The rules of a family; see `DataPlane`."""
         if not asked:
-            if self.reader.present(family):
-                self.reader.every(family)
+            self.reader.every(family, asked=False)
             return None
         sources = self.reader.of_proxy(family)
-        return IptablesFamily(self.subject, family, sources, self.reader.changed.get(family)) if sources else None
+        beside = _nft_chains(self.nft, family, self.reader.printed[family]) if self.nft is not None else {}
+        return IptablesFamily(self.subject, family, sources, self.reader.changed.get(family), beside) if sources else None
+
+    def printed(self) -> Collection[int]:
+        """The families of which iptables-nft's rules were read; see `DataPlane`."""
+        return [family for family, tables in self.reader.printed.items() if tables]
+
+
+def _nft_chains(rules: NftRules, family: int, printed: Collection[TableKey]) -> NftChains:
+    """The base chains of nftables tables beside iptables' own, which were `printed` as such."""
+    from ..observe.nftables import base_chains as nft_base_chains  # noqa: PLC0415 - few nodes in iptables mode have such tables
+
+    return nft_base_chains(rules, family, skip_tables=printed)
 
 
 class IptablesFamily:
     """The rules of one family: kube-proxy's backend first, then the other."""
 
-    def __init__(self, subject: Subject, family: int, sources: Sequence[IptablesRules], changed: Changed | None) -> None:
-        """`changed`: what is not as on the first node; None where that is not known."""
+    def __init__(
+        self, subject: Subject, family: int, sources: Sequence[IptablesRules], changed: Changed | None, beside: NftChains
+    ) -> None:
+        """`changed`: what is not as on the first node; None where that is not known. `beside`: nftables' chains on the path."""
         self.subject = subject
         self.family = family
         self.rules = rules = sources[0]
-        self.alone = len(sources) == 1
+        self.beside = beside
+        self.alone = len(sources) == 1 and not beside
         self.changed = changed
         memory = subject.context.memory
         self.reference = memory.references.get(family) if self.alone and changed is not None else None
@@ -75,7 +91,7 @@ class IptablesFamily:
         if self.reference is not None and changed is not None:
             self.differs = self.reference.compare(rules, changed, subject.config, view)
         self.same = self.differs is not None and not self.differs.rules
-        hooks = self.reference.hooks if self.reference and self.same else merge(base_chains(r) for r in sources)
+        hooks = self.reference.hooks if self.reference and self.same else merge([*map(base_chains, sources), beside])
         self.ground = Ground(
             view=view,
             asker=asker(view, hooks),
@@ -156,6 +172,10 @@ class IptablesFamily:
         """Remember the first node; see `FamilyRules`."""
         if self.made is not None:
             self.subject.context.memory.references[self.family] = self.made
+        if self.beside:
+            from ..observe.nftables import forget  # noqa: PLC0415 - as above
+
+            forget(self.beside)
 
 
 def _owners(context: ClusterContext) -> dict[str, str]:

@@ -9,11 +9,10 @@ from ..checks import frame_iptables, frame_nftables
 from ..checks.blame import Facts
 from ..checks.landmarks import NFTABLES
 from ..checks.observation import Observation
-from ..errors import ParseError
 from ..expect.endpoints import plain_backends
 from ..expect.routes import NodeView
 from ..model.net import Frontend, FrontendKind, Protocol
-from ..model.nft import NftRules
+from ..model.nft import NftRules, TableKey
 from ..model.ranges import number, single
 from ..model.ranges import text as address_text
 from ..model.routes import Client
@@ -21,14 +20,13 @@ from ..model.ruleset import IptablesRules
 from ..observe.hook_order import merge
 from ..observe.iptables import base_chains as iptables_base_chains
 from ..observe.nftables import base_chains, forget
-from ..parse.nft_json import parse_nft_json
-from ..parse.nft_text import parse_nft_text
 from ..sharing.eligible import Alike
 from ..sharing.nftables import NftTwins
 from ..sharing.reference_nft import NftReference
 from .ask_port import Ground
 from .files import why_absent
 from .iptables_rules import IptablesReader
+from .nft_rules import NFT_FILES, read_nft
 from .services import on_first_node, on_later_nft_node
 from .subject import Subject
 from .view import asker
@@ -45,26 +43,15 @@ class NftablesPlane:
     def _read(self) -> NftRules | None:
         """kube-proxy's tables, and whatever else is in the same file; None (with the reason) when not readable."""
         dump, ledger = self.subject.dump, self.subject.ledger
-        for file in ("nft-ruleset.json", "nft-ruleset.txt"):
-            text = dump.files.get(file)
-            if text is None:
-                continue
-            try:
-                if file == "nft-ruleset.txt":
-                    return parse_nft_text(text, source=file)
-                first = next(iter(self.subject.context.memory.nft_references.values()), None)
-                return parse_nft_json(text, source=file, like=first.rules if first is not None else None)
-            except ParseError as error:
-                ledger.cannot("SR902", f"{file}: {error}")
-                return None
-        why = why_absent(dump, "nft-ruleset.json") or "its tables were not read"
-        ledger.cannot("SR902", f"nft-ruleset.json is not there: kube-proxy runs in nftables mode, and {why}")
-        return None
+        if not any(file in dump.files for file in NFT_FILES):
+            why = why_absent(dump, "nft-ruleset.json") or "its tables were not read"
+            ledger.cannot("SR902", f"nft-ruleset.json is not there: kube-proxy runs in nftables mode, and {why}")
+            return None
+        first = next(iter(self.subject.context.memory.nft_references.values()), None)
+        return read_nft(self.subject, like=first.rules if first is not None else None)
 
     def tables(self) -> Collection[tuple[str, str]] | None:
-        """The tables that were read, if they came as JSON; see `DataPlane`."""
-        if "nft-ruleset.json" not in self.subject.dump.files:
-            return ()
+        """The tables that were read; see `DataPlane`."""
         return self.rules.tables if self.rules is not None else None
 
     def open(self, family: int, *, asked: bool) -> NftablesFamily | None:
@@ -72,14 +59,21 @@ class NftablesPlane:
         if self.rules is None:
             return None
         # iptables' tables beside kube-proxy's see the same packets: a CNI's, a firewall's, or leftovers.
-        others = self.reader.every(family) if self.reader.present(family) else []
-        return NftablesFamily(self.subject, family, self.rules, others or []) if asked else None
+        others = self.reader.every(family, asked=asked)
+        return NftablesFamily(self.subject, family, self.rules, others, self.reader.printed.get(family, set())) if asked else None
+
+    def printed(self) -> Collection[int]:
+        """The families of which iptables-nft's rules were read; see `DataPlane`."""
+        return [family for family, tables in self.reader.printed.items() if tables]
 
 
 class NftablesFamily:
     """The rules of one family: kube-proxy's table, and what iptables has beside it."""
 
-    def __init__(self, subject: Subject, family: int, rules: NftRules, others: Sequence[IptablesRules]) -> None:
+    def __init__(
+        self, subject: Subject, family: int, rules: NftRules, others: Sequence[IptablesRules], printed: Collection[TableKey]
+    ) -> None:
+        """`printed`: the tables that are walked as iptables' own."""
         self.subject = subject
         self.family = family
         self.rules = rules
@@ -94,7 +88,6 @@ class NftablesFamily:
             here = self._endpoints_here(self.known, view)
             self.differs = self.known.compare(rules, others, subject.config, view, here)
         self.reference = self.known
-        printed = {("ip" if family == 4 else "ip6", name) for other in others for name in other.tables}
         self.chains = base_chains(rules, family, skip_tables=printed)
         self.ground = Ground(
             view=view,

@@ -42,6 +42,9 @@ class DataPlane(Protocol):
     def tables(self) -> Collection[tuple[str, str]] | None:
         """(family, name) of the nftables tables that are walked beside iptables' own; None where they cannot be told."""
 
+    def printed(self) -> Collection[int]:
+        """The families of which iptables-nft's rules were read; known once they were opened."""
+
     def open(self, family: int, *, asked: bool) -> FamilyRules | None:
         """Read a family's rules. None, with the reason in the ledger, where they cannot be read.
 

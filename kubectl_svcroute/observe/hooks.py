@@ -89,21 +89,12 @@ def _passed(packet: Packet) -> Action:
 def _hook(hooks: Hooks, hook: str, packets: list[Packet], done: list[tuple[Action | None, Packet]]) -> list[Packet]:
     for branch in packets:
         branch.hook = hook
-    source_nat = hook in SOURCE_HOOKS
     for base in hooks.get(hook, ()):
         if not packets:
             break
         going = []
         for branch in packets:
-            bound = branch.bound_src if source_nat else branch.bound_dst
-            # A connection that the node sent to itself has had its chance at OUTPUT.
-            looped = branch.from_node and hook in ("PREROUTING", "INPUT")
-            if base.nat and (branch.untracked or bound or looped):
-                going.append(branch)
-                continue
-            # A connection that the node sent to itself is known when it comes back.
-            branch.early = base.priority < CONNTRACK and hook in ("PREROUTING", "OUTPUT") and not looped
-            for verdict, other in base.runner.run(branch):
+            for verdict, other in meet(base, branch):
                 if verdict is Verdict.ACCEPT:
                     going.append(other)
                 elif verdict is Verdict.DROP:
@@ -114,6 +105,18 @@ def _hook(hooks: Hooks, hook: str, packets: list[Packet], done: list[tuple[Actio
                     done.append((None, other))
         packets = going
     return packets
+
+
+def meet(base: BaseChain, packet: Packet) -> list[tuple[Verdict, Packet]]:
+    """Take a packet that is at a hook through one base chain there; a NAT chain does not see every packet."""
+    # A connection that the node sent to itself has had its chance at OUTPUT.
+    looped = packet.from_node and packet.hook in ("PREROUTING", "INPUT")
+    bound = packet.bound_src if packet.hook in SOURCE_HOOKS else packet.bound_dst
+    if base.nat and (packet.untracked or bound or looped):
+        return [(Verdict.ACCEPT, packet)]
+    # A connection that the node sent to itself is known when it comes back.
+    packet.early = base.priority < CONNTRACK and packet.hook in ("PREROUTING", "OUTPUT") and not looped
+    return base.runner.run(packet)
 
 
 def _end(action: Action | None, packet: Packet) -> End:

@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from ..model.fast_dataclass import dataclass
 from ..model.nft import NftRules, NftTable, TableKey
+from ..model.ruleset import IptablesRules
 from .nft_json import parse_nft_json
 
 ROUTED = frozenset(("ip", "ip6", "inet"))
@@ -40,8 +41,8 @@ class ForeignTable:
 def foreign_tables(text: str, *, walked: Collection[TableKey], iptables: Collection[int] = ()) -> tuple[ForeignTable, ...]:
     """The tables in `text` that packets may meet and that are not in `walked`.
 
-    `iptables` names the families (4, 6) whose iptables-nft rules were read by iptables-save: the tables that these stand in
-    are not foreign. Tables without a base chain do nothing and are left out, where the chains were listed. Raises ParseError
+    `iptables` names the families (4, 6) of which iptables-nft printed its rules: the tables that these are in are not
+    foreign. Tables without a base chain do nothing and are left out, where the chains were listed. Raises ParseError
     as `parse_nft_json` does.
     """
     listed: NftRules = parse_nft_json(text, source="nft-tables.json")
@@ -67,6 +68,17 @@ def _is_iptables(table: NftTable) -> bool:
     return all(chain.name in _BUILTIN for chain in table.based)
 
 
-def iptables_tables(rules: NftRules) -> frozenset[TableKey]:
-    """Tables of a dump that iptables-save prints too, to be walked only once."""
-    return frozenset(key for key, table in rules.tables.items() if _is_iptables(table))
+def has_iptables_tables(text: str, rules: IptablesRules) -> bool:
+    """True if the tables that nft lists are those of an iptables-save dump: then iptables-nft printed it.
+
+    The legacy backend keeps tables of its own, which nft does not see. Where the chains were listed too, each table must have
+    the dump's built-in chains. Raises ParseError as `parse_nft_json` does.
+    """
+    listed = parse_nft_json(text, source="nft-tables.json")
+    family = "ip" if rules.family == 4 else "ip6"
+    mine = {key[1]: table for key, table in listed.tables.items() if key[0] == family and _is_iptables(table)}
+    if mine.keys() != rules.tables.keys():
+        return False
+    if not any(table.chains for table in listed.tables.values()):
+        return True
+    return all({chain.name for chain in table.based} == rules.tables[name].policies.keys() for name, table in mine.items())

@@ -12,6 +12,7 @@ from ..model.fast_dataclass import dataclass
 from ..model.snapshot import EMPTY, NOT_READ
 
 _LEGACY = {4: "legacy tables (IPv4): ", 6: "legacy tables (IPv6): "}
+_PROGRAM = {"iptables: ": 4, "ip6tables: ": 6}
 _PROCESS = "kube-proxy process: "
 
 
@@ -25,6 +26,8 @@ class NodeTools:
     """File -> how it is known that there is nothing to read."""
     legacy_tables: Mapping[int, str]
     """Family -> the tables that the kernel holds of the legacy backend, by /proc/net; absent where it was not asked."""
+    backend: Mapping[int, str]
+    """Family -> the backend that the node's own iptables says it is of, `legacy` or `nft`; absent where it does not say."""
     process: bool | None = None
     """Whether a process named kube-proxy was seen; None where it was not looked for."""
 
@@ -34,6 +37,7 @@ def parse_tools(text: str) -> NodeTools:
     not_read: dict[str, str] = {}
     empty: dict[str, str] = {}
     legacy: dict[int, str] = {}
+    backend: dict[int, str] = {}
     process: bool | None = None
     for line in text.splitlines():
         for start, into in ((NOT_READ, not_read), (EMPTY, empty)):
@@ -43,6 +47,9 @@ def parse_tools(text: str) -> NodeTools:
         for family, start in _LEGACY.items():
             if line.startswith(start.rstrip()):
                 legacy[family] = line[len(start) :].strip()
+        for start, family in _PROGRAM.items():
+            if line.startswith(start) and line.endswith(("(legacy)", "(nf_tables)")):
+                backend[family] = "legacy" if line.endswith("(legacy)") else "nft"
         if line.startswith(_PROCESS):
             process = line[len(_PROCESS) :].strip() != "none"
-    return NodeTools(not_read=not_read, empty=empty, legacy_tables=legacy, process=process)
+    return NodeTools(not_read=not_read, empty=empty, legacy_tables=legacy, backend=backend, process=process)

@@ -21,6 +21,7 @@ def test_what_was_not_read_and_what_is_empty_is_told_apart() -> None:
     assert tools.not_read == {"nft-tables.json": "status 1: Error: cache", "bare": ""}
     assert tools.empty == {"ip6tables-save.txt": "the tool ended well and printed nothing"}
     assert tools.legacy_tables == {4: "nat filter", 6: ""}
+    assert tools.backend == {4: "nft"}
     assert tools.process is False
 
 
