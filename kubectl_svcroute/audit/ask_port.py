@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ..checks.blame import Facts
-from ..checks.compare import Case, compare
+from ..checks.case import Case, Facts
+from ..checks.compare import compare
 from ..checks.landmarks import Landmarks
 from ..checks.observation import Observation, Unsure
 from ..expect.names import endpoint_hash, nft_endpoint
@@ -30,9 +30,7 @@ class Ground:
     def observe(self, expectation: Expectation) -> Observed:
         """What the rules do with the packets that an expectation is about."""
         from_pod = expectation.client in (Client.POD, Client.HAIRPIN)
-        return self.asker.ask(
-            expectation.frontend, expectation.sources, from_node=expectation.from_node, from_pod=from_pod
-        )
+        return self.asker.ask(expectation.frontend, expectation.sources, from_node=expectation.from_node, from_pod=from_pod)
 
     def case(self, plan: PortPlan, expectation: Expectation, observed: Observed) -> Case:
         """One question beside both answers."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..checks import frame_iptables
-from ..checks.blame import Facts
+from ..checks.case import Facts
 from ..checks.landmarks import IPTABLES
 from ..expect.names import endpoint_hash, service_hash
 from ..expect.routes import NodeView

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..checks import frame_iptables, frame_nftables
-from ..checks.blame import Facts
+from ..checks.case import Facts
 from ..checks.landmarks import NFTABLES
 from ..checks.observation import Observation
 from ..expect.endpoints import plain_backends

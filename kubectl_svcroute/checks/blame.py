@@ -8,36 +8,15 @@ not about one address or port, outside the chains of one Service, is the node's 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..model.fast_dataclass import dataclass
 from ..model.net import FrontendKind
 from ..model.routes import Action
 from ..model.walk_result import End, Step
+from .case import Case
 from .landmarks import NFTABLES
 
-if TYPE_CHECKING:
-    from .compare import Case
-
 _TERMINAL = ("ACCEPT", "RETURN", "DROP", "REJECT", "DNAT", "REDIRECT", "SNAT", "MASQUERADE")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What is known of a node's rules as a whole."""
-
-    services_programmed: int
-    """Rules that lead from kube-proxy's entry chain to a Service's chain."""
-    node_port_lookup: bool | None = None
-    """nftables: whether packets are looked up in the map of node ports; None: the packet's way tells."""
-    node_ports_programmed: int
-    """Rules, or elements, that lead from a node port to a Service's chain."""
-    node_port_ips: frozenset[str] | None = None
-    """nftables: the node's addresses for which node ports are looked up; None where it is a matter of the rules alone."""
-    hairpin_rule: bool | None = None
-    """nftables from 1.36: whether the rule that masquerades what a pod sends to itself stands; None: pods are marked."""
-    hooks: frozenset[tuple[str, str]]
-    """(built-in chain, chain of kube-proxy) of each jump that stands, whatever it asks for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

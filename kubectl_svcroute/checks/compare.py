@@ -13,53 +13,17 @@ Behaviour is compared, never rule text: two rule sets that do the same are the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 
-from ..model.fast_dataclass import dataclass
 from ..model.net import Backend, FrontendKind
-from ..model.plan import Expectation, PortPlan
-from ..model.ranges import Ranges, contains, describe, number, single, subtract, union
+from ..model.ranges import describe
 from ..model.report import Severity
-from ..model.routes import Action, Client, Leg
-from ..model.walk_result import Atom, End, Observed
+from ..model.routes import Action
+from ..model.walk_result import Atom, End
 from . import blame
-from .landmarks import Landmarks
+from .case import CLOSE, Case, difference, percent, shares_text
+from .masquerade import masquerade
 from .observation import Observation, Unsure
-
-CLOSE = 1e-6
-"""Shares nearer to each other than this are the same; iptables keeps probabilities in 31 bits, and n rules multiply."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One question and both answers."""
-
-    plan: PortPlan
-    expectation: Expectation
-    observed: Observed
-    landmarks: Landmarks
-    facts: blame.Facts
-    pod_networks: Ranges
-    tolerance: float
-    """Relative error of a probability as this kube-proxy writes it."""
-    mark: int
-    """The bit that kube-proxy marks with."""
-    clears_mark: bool
-    endpoint_chain: Callable[[Backend], frozenset[str]]
-    """The names that an endpoint's chain can have, to say whose chain sends elsewhere."""
-
-    @property
-    def service(self) -> str:
-        """`namespace/name`."""
-        return self.plan.service.key
-
-    def name(self, backend: Backend) -> str:
-        """A backend as a person knows it."""
-        known = self.plan.selection.known.get(backend)
-        if known is None:
-            same = next((c for b, c in self.plan.selection.known.items() if b.address == backend.address), None)
-            return f"{backend} (port of pod {same.endpoint.pod})" if same and same.endpoint.pod else str(backend)
-        return f"{backend} ({known.endpoint.pod})" if known.endpoint.pod else str(backend)
 
 
 def compare(case: Case) -> Iterator[Observation | Unsure]:
@@ -109,7 +73,7 @@ def _translated(case: Case, atom: Atom) -> Iterator[Observation]:
     if all(leg.action is not Action.TRANSLATE for leg in atom.shares):
         return
     wrong = yield from _backends(case, atom, whole=not lost)
-    yield from _masquerade(case, atom, skip=wrong)
+    yield from masquerade(case, atom, skip=wrong)
 
 
 def _lost(case: Case, atom: Atom, action: Action, share: float, ends: list[End]) -> Iterator[Observation]:
@@ -120,7 +84,7 @@ def _lost(case: Case, atom: Atom, action: Action, share: float, ends: list[End])
         if (verdict.code, verdict.key) in seen:
             continue
         seen.add((verdict.code, verdict.key))
-        yield _observe(
+        yield difference(
             case,
             atom,
             verdict.code,
@@ -157,7 +121,7 @@ def _backends(case: Case, atom: Atom, *, whole: bool) -> Generator[Observation, 
         foreign = blame.blame_translation(case, end)
         if foreign is not None:
             explained.update(missing)
-            yield _observe(
+            yield difference(
                 case,
                 atom,
                 foreign.code,
@@ -174,7 +138,7 @@ def _backends(case: Case, atom: Atom, *, whole: bool) -> Generator[Observation, 
         if meant:
             explained.add(meant)
         code, what = _extra(case, backend)
-        yield _observe(
+        yield difference(
             case,
             atom,
             code,
@@ -189,7 +153,7 @@ def _backends(case: Case, atom: Atom, *, whole: bool) -> Generator[Observation, 
         end = next(end for end in atom.ends if end.backend is not None)
         names = ", ".join(case.name(backend) for backend in unexplained[:4])
         more = f" and {len(unexplained) - 4} more" if len(unexplained) > 4 else ""
-        yield _observe(
+        yield difference(
             case,
             atom,
             "SR201",
@@ -197,7 +161,7 @@ def _backends(case: Case, atom: Atom, *, whole: bool) -> Generator[Observation, 
             end,
             key=",".join(map(str, unexplained)),
             place="service",
-            observed=_shares_text(got),
+            observed=shares_text(got),
         )
     if not missing and not extra and whole:
         yield from _evenness(case, atom, got)
@@ -226,146 +190,16 @@ def _evenness(case: Case, atom: Atom, got: dict[Backend, float]) -> Iterator[Obs
     if odd:
         worst = max(odd, key=lambda backend: abs(got[backend] - fair))
         end = next(end for end in atom.ends if end.backend == worst)
-        yield _observe(
+        yield difference(
             case,
             atom,
             "SR205",
-            f"{case.name(worst)} gets {_percent(got[worst])} of connections, and should get {_percent(fair)}",
+            f"{case.name(worst)} gets {percent(got[worst])} of connections, and should get {percent(fair)}",
             end,
             key="shares",
             place="service",
-            observed=_shares_text(got),
+            observed=shares_text(got),
         )
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if abs(share * 100 - round(share * 100)) < 1e-3 else f"{share:.2%}"
-
-
-def _shares_text(got: dict[Backend, float]) -> str:
-    parts = [f"{_percent(share)} {backend}" for backend, share in sorted(got.items())[:6]]
-    return ", ".join(parts) + (f", … ({len(got)} in all)" if len(got) > 6 else "")
-
-
-# ---- masquerade ---------------------------------------------------------------------------------------------------
-
-
-def _masquerade(case: Case, atom: Atom, *, skip: set[Backend]) -> Iterator[Observation]:
-    expectation = case.expectation
-    pieces: list[tuple[int | None, Ranges]] = []
-    rest = atom.sources
-    if expectation.masquerade == "self":
-        for backend in expectation.backends:
-            address = number(backend.address)
-            if contains(rest, address):
-                pieces.append((address, single(address)))
-        rest = subtract(rest, union(ranges for _, ranges in pieces))
-    if rest:
-        pieces.append((None, rest))
-    for source, ranges in pieces:
-        wanted = {leg.backend: leg.masquerade for leg, _ in expectation.route(source).legs}
-        for leg, share in atom.shares.items():
-            if leg.action is not Action.TRANSLATE or leg.backend in skip or leg.backend not in wanted or share <= CLOSE * 1e-3:
-                continue
-            want, got = wanted[leg.backend], leg.masquerade
-            end = next(end for end in atom.ends if end.leg == leg)
-            if want and got and case.clears_mark and end.mark & case.mark and blame.by_proxy(case, end):
-                yield _observe(
-                    case,
-                    atom,
-                    "SR307",
-                    f"packets leave with mark {case.mark:#x} still set",
-                    end,
-                    key="",
-                    node_wide=True,
-                    place="fixed",
-                )
-            if want is None or got is None or want == got:
-                if want and end.masquerade not in ("", "node"):
-                    yield from _foreign_address(case, atom, end)
-                continue
-            if want and leg.backend in expectation.lenient_masquerade and _own(source, leg):
-                continue
-            if want:
-                yield from _not_masqueraded(case, atom, end, source, leg)
-            elif not _harmless(case, leg, end, ranges):
-                verdict = blame.blame_masquerade(case, end)
-                yield _observe(
-                    case,
-                    atom,
-                    verdict.code,
-                    verdict.message,
-                    end,
-                    key=verdict.key,
-                    node_wide=verdict.node_wide,
-                    place=verdict.place,
-                    observed="masqueraded",
-                    sources=ranges,
-                )
-
-
-def _own(source: int | None, leg: Leg) -> bool:
-    return source is not None and leg.backend is not None and number(leg.backend.address) == source
-
-
-def _not_masqueraded(case: Case, atom: Atom, end: End, source: int | None, leg: Leg) -> Iterator[Observation]:
-    hairpin = _own(source, leg)
-    verdict = blame.blame_no_masquerade(case, end, hairpin=hairpin)
-    severity = None
-    message = verdict.message
-    if hairpin and not verdict.node_wide and leg.backend is not None:
-        message = f"{case.name(leg.backend)} is not masqueraded when the Service sends it to itself"
-        known = case.plan.selection.known.get(leg.backend)
-        if known is not None and not known.local:
-            severity = Severity.WARNING
-            message += f" (it runs on {known.endpoint.node}: nothing feels it until a pod with this address runs here)"
-    yield _observe(
-        case,
-        atom,
-        verdict.code,
-        message,
-        end,
-        key=verdict.key or (str(leg.backend) if hairpin and not verdict.node_wide else ""),
-        node_wide=verdict.node_wide,
-        place=verdict.place,
-        observed="not masqueraded",
-        severity=severity,
-        sources=None if source is None else single(source),
-    )
-
-
-def _foreign_address(case: Case, atom: Atom, end: End) -> Iterator[Observation]:
-    verdict = blame.blame_masquerade(case, end)
-    yield _observe(
-        case,
-        atom,
-        "SR308",
-        f"packets leave with source {end.masquerade}, which the node does not hold as far as is known",
-        end,
-        key=end.masquerade,
-        node_wide=verdict.node_wide,
-        place=verdict.place,
-        observed=f"source {end.masquerade}",
-    )
-
-
-def _harmless(case: Case, leg: Leg, end: End, sources: Ranges) -> bool:
-    """Masquerade that nobody asked for and that is as it should be all the same.
-
-    CNIs masquerade what leaves the pod network (flannel, calico, ip-masq-agent): pods that reach a backend outside of it
-    are masqueraded, whatever kube-proxy says. A process of the node leaves with an address of the node anyway. And what an
-    endpoint on another node sends passes through that node's rules, not through these.
-    """
-    if blame.marked(case, end):
-        return False
-    if case.expectation.client is Client.HAIRPIN:
-        here = (c for c in case.plan.selection.known.values() if c.local)
-        if not any(contains(sources, number(c.backend.address)) for c in here):
-            return True
-    if case.expectation.client is Client.NODE and end.masquerade == "node":
-        return True
-    to_pods = leg.backend is not None and contains(case.pod_networks, number(leg.backend.address))
-    return case.expectation.client in (Client.POD, Client.HAIRPIN) and not to_pods
 
 
 # ---- a packet that should not reach an endpoint ------------------------------------------------------------------------
@@ -384,7 +218,7 @@ def _not_translated(case: Case, atom: Atom) -> Iterator[Observation]:
             yield from _wrongly_translated(case, atom, ends)
         elif expectation.frontend.kind is FrontendKind.HEALTH_CHECK:
             verdict = blame.blame_stopped(case, end)
-            yield _observe(
+            yield difference(
                 case,
                 atom,
                 "SR410",
@@ -396,7 +230,7 @@ def _not_translated(case: Case, atom: Atom) -> Iterator[Observation]:
             )
         elif expectation.action is Action.PASS:
             verdict = blame.blame_stopped(case, end)
-            yield _observe(
+            yield difference(
                 case, atom, "SR402", verdict.message, end, key=verdict.key, node_wide=verdict.node_wide, place=verdict.place
             )
         else:
@@ -407,7 +241,7 @@ def _let_in(case: Case, atom: Atom, ends: list[End]) -> Iterator[Observation]:
     for end in ends:
         if not any(s.hook == "INPUT" and s.target == "ACCEPT" and case.landmarks.of_proxy(s.chain) for s in end.way):
             port = case.expectation.frontend.port
-            yield _observe(
+            yield difference(
                 case, atom, "SR412", f"no rule of kube-proxy's lets health checks in on port {port}", end, key="", place="fixed"
             )
             return
@@ -435,7 +269,7 @@ def _wrongly_translated(case: Case, atom: Atom, ends: list[End]) -> Iterator[Obs
         code = "SR202" if stale else "SR204"
         message = f"the Service has no usable endpoint, and connections are sent to {where}"
         key, wide, place = "", False, "service"
-    yield _observe(case, atom, code, message, end, key=key, node_wide=wide, place=place, observed=f"translated to {where}")
+    yield difference(case, atom, code, message, end, key=key, node_wide=wide, place=place, observed=f"translated to {where}")
 
 
 def _not_stopped(case: Case, atom: Atom, action: Action, end: End) -> Iterator[Observation]:
@@ -450,11 +284,11 @@ def _not_stopped(case: Case, atom: Atom, action: Action, end: End) -> Iterator[O
         if action is Action.DROP:
             verdict = blame.blame_stopped(case, end)
             message += f" but dropped: {verdict.message}"
-        yield _observe(case, atom, "SR403", message, end, key="", place=place, observed=_ACTIONS[action])
+        yield difference(case, atom, "SR403", message, end, key="", place=place, observed=_ACTIONS[action])
         return
     if action is Action.REJECT:
         verdict = blame.blame_stopped(case, end)
-        yield _observe(
+        yield difference(
             case,
             atom,
             "SR409",
@@ -467,10 +301,10 @@ def _not_stopped(case: Case, atom: Atom, action: Action, end: End) -> Iterator[O
         return
     if expectation.denied:
         message = "sources outside loadBalancerSourceRanges are not dropped"
-        yield _observe(case, atom, "SR407", message, end, key="", place=place, observed=_ACTIONS[action])
+        yield difference(case, atom, "SR407", message, end, key="", place=place, observed=_ACTIONS[action])
         return
     message = "a local traffic policy has no endpoint here, and connections are not dropped"
-    yield _observe(case, atom, "SR409", message, end, key="", place=place, observed=_ACTIONS[action])
+    yield difference(case, atom, "SR409", message, end, key="", place=place, observed=_ACTIONS[action])
 
 
 # ---- affinity ------------------------------------------------------------------------------------------------------
@@ -487,7 +321,7 @@ def _affinity(case: Case) -> Iterator[Observation]:
         return
     if want is None:
         seconds = max(value for value in got if value is not None)
-        yield _observe(
+        yield difference(
             case,
             atom,
             "SR406",
@@ -501,7 +335,7 @@ def _affinity(case: Case) -> Iterator[Observation]:
     if None in got:
         whose = "no endpoint keeps" if got == {None} else "not every endpoint keeps"
         severity = Severity.WARNING if len(case.expectation.backends) < 2 else None
-        yield _observe(
+        yield difference(
             case,
             atom,
             "SR404",
@@ -514,7 +348,7 @@ def _affinity(case: Case) -> Iterator[Observation]:
         )
         return
     seconds = next(value for value in sorted(value for value in got if value is not None) if value != want)
-    yield _observe(
+    yield difference(
         case,
         atom,
         "SR405",
@@ -524,56 +358,3 @@ def _affinity(case: Case) -> Iterator[Observation]:
         place="service",
         observed=f"{seconds} s",
     )
-
-
-# ---- in words ------------------------------------------------------------------------------------------------------
-
-
-def _observe(
-    case: Case,
-    atom: Atom,
-    code: str,
-    message: str,
-    end: End,
-    *,
-    key: str,
-    node_wide: bool = False,
-    place: str = "",
-    observed: str = "",
-    severity: Severity | None = None,
-    sources: Ranges | None = None,
-) -> Observation:
-    expectation = case.expectation
-    return Observation(
-        code=code,
-        node_wide=node_wide,
-        service=case.service,
-        message=message,
-        key=key,
-        frontend=expectation.frontend,
-        client=expectation.client,
-        expected=expected_text(expectation),
-        observed=observed + _sources_text(expectation, sources or atom.sources) if observed else "",
-        evidence=tuple(dict.fromkeys(step.rule for step in end.way)),
-        severity=severity,
-        place=place,
-    )
-
-
-def _sources_text(expectation: Expectation, sources: Ranges) -> str:
-    if sources == expectation.sources:
-        return ""
-    return f" (sources {describe(sources, expectation.frontend.family)})"
-
-
-def expected_text(expectation: Expectation) -> str:
-    """What should happen, in a few words."""
-    if expectation.action is not Action.TRANSLATE:
-        words = {Action.REJECT: "rejected", Action.DROP: "dropped", Action.PASS: "left alone"}
-        return words[expectation.action]
-    count = len(expectation.backends)
-    shown = ", ".join(str(backend) for backend in expectation.backends[:6]) + (", …" if count > 6 else "")
-    each = f"{_percent(1 / count)} each to " if count > 1 else "to "
-    masquerade = "masqueraded" if expectation.masquerade == "always" else "source kept"
-    affinity = f", affinity {expectation.affinity} s" if expectation.affinity is not None else ""
-    return f"{each}{shown}, {masquerade}{affinity}"

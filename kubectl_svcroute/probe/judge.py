@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from ..checks.compare import expected_text
+from ..checks.case import expected_text
 from ..checks.observation import Observation
 from ..model.flow import Flow, ProbeRow, ProbeShare
 from ..model.net import Backend, Frontend

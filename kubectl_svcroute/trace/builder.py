@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..checks.compare import expected_text
+from ..checks.case import expected_text
 from ..checks.observation import Observation, Unsure
 from ..errors import UsageError
 from ..model.cluster import Service

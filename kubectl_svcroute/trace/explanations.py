@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..checks.compare import expected_text
+from ..checks.case import expected_text
 from ..model.cluster import Service
 from ..model.fast_dataclass import dataclass, replace
 from ..model.net import Backend, FrontendKind
