@@ -14,7 +14,7 @@ DIST_BIN = $(DIST_VENV)/bin
 DIST_ARGS ?=
 RANGES_TESTS ?=
 
-.PHONY: help venv venv-test test-tools demo test check lint types pytest bench e2e dist manifest ranges generated clean
+.PHONY: help venv venv-test test-tools demo test check lint types pytest bench e2e dist manifest ranges stock image generated clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,13 @@ ranges: $(DIST_VENV)/.installed ## the lowest and the highest versions of every 
 	rm -rf build/ranges-wheel
 	$(DIST_BIN)/python -m build --no-isolation --wheel --outdir build/ranges-wheel .
 	$(DIST_BIN)/python scripts/try_ranges.py build/ranges-wheel/*.whl $(RANGES_TESTS)
+
+SUITES ?= bookworm trixie
+stock: ## demo, dist and test in a fresh Debian 12 and 13 with git, make and certificates (half an hour; SUITES=trixie)
+	@for suite in $(SUITES); do scripts/stock.sh try $$suite demo dist test || exit; done
+
+image: ## build the image on a fresh Debian, and start it (needs root and buildah)
+	scripts/stock.sh image
 
 $(DIST_VENV)/.installed: scripts/dist-requirements.txt
 	@[ -x $(DIST_BIN)/python ] || scripts/machine.sh venv $(DIST_VENV)

@@ -31,6 +31,7 @@ ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import many  # noqa: E402 - it is in tests/
+from captured import unpack  # noqa: E402
 
 from kubectl_svcroute.cli.completion import NAME as COMPLETER  # noqa: E402
 from kubectl_svcroute.cli.completion import SHIM  # noqa: E402
@@ -117,7 +118,7 @@ class Bench:
             packed = packed if packed.is_file() else self.captures / f"{name}.tar.xz"
             if packed.is_file():
                 with tarfile.open(packed) as archive:
-                    archive.extractall(self.folder, filter="data")
+                    unpack(archive, self.folder)
             else:
                 many.write(folder, mode=mode, count=self.count)
         return folder
@@ -357,7 +358,7 @@ def _start(bench: Bench) -> list[Row]:
     if not small.is_dir():
         small.mkdir()
         with tarfile.open(DEMO) as archive:
-            archive.extractall(small, filter="data")
+            unpack(archive, small)
     plain = [python, "-c", "import click, json"]
     row = Row("start: kuard on a small snapshot", "python -c 'import click, json'", 3.0)
     kuard = [program, "--snapshot", str(small), "kuard"]

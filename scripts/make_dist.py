@@ -14,6 +14,7 @@ import argparse
 import ast
 import gzip
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -58,6 +59,10 @@ EXCLUDED = (
 )  # fmt: skip
 
 
+INSTALLERS_NOTES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+"""What pip notes of an installation: it holds the checksums of scripts, which hold the path of the build folder."""
+
+
 class BuildError(Exception):
     """The build cannot go on; said in one line."""
 
@@ -74,6 +79,17 @@ def tag() -> str:
     """The version as krew and the release's tag have it: v0.2.0-rc.1 for Python's 0.2.0rc1."""
     words = {"a": "alpha", "b": "beta", "rc": "rc"}
     return "v" + re.sub(r"(a|b|rc)(\d+)$", lambda found: f"-{words[found[1]]}.{found[2]}", version())
+
+
+def commit() -> str:
+    """The commit that is checked out; empty outside of a clone, or where files differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return "" if changed.strip() else head.strip()
 
 
 def pair() -> tuple[str, str]:
@@ -110,10 +126,22 @@ def build_wheel(out: Path, work: Path) -> Path:
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", made, ROOT)
     (source,), (wheel,) = made.glob("*.tar.gz"), made.glob("*.whl")
     with tarfile.open(source) as tar:
-        tar.extractall(work / "source", filter="data")
+        if hasattr(tarfile, "data_filter"):  # Debian 12's Python 3.11.2 has no filters
+            tar.extraction_filter = tarfile.data_filter
+        tar.extractall(work / "source")  # noqa: S202 - the file is our own
     pack(work / "source", out / source.name)
-    shutil.copyfile(wheel, out / wheel.name)
+    repack(wheel, out / wheel.name)
     return out / wheel.name
+
+
+def repack(wheel: Path, target: Path) -> None:
+    """The same wheel, with modes that do not depend on the umask, nor on those of the checkout."""
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            info = zipfile.ZipInfo(entry.filename, entry.date_time)
+            info.external_attr = (0o100644 << 16)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            new.writestr(info, old.read(entry))
 
 
 # ---- the archive -----------------------------------------------------------------------------------------------------------
@@ -123,6 +151,8 @@ def build_archive(wheel: Path, out: Path, work: Path) -> Path:
     """Freeze what is in the wheel, with the licences of all that comes along."""
     with zipfile.ZipFile(wheel) as zipped:
         zipped.extractall(work / "program")  # noqa: S202 - the wheel is our own
+    built = {"by": "archive", "commit": commit()}
+    (work / "program" / PACKAGE / "data" / "build.json").write_text(json.dumps(built) + "\n", encoding="utf-8")
     entry = work / f"{PROGRAM}.py"
     entry.write_text(ENTRY, encoding="utf-8")
     strip = () if sys.platform == "darwin" else ("--strip",)  # a stripped file has lost its signature, which macOS asks for
@@ -144,6 +174,9 @@ def build_archive(wheel: Path, out: Path, work: Path) -> Path:
         raise BuildError(f"not in the archive: {', '.join(missing)}")
     tree = work / "archive"
     shutil.copytree(work / "frozen" / PROGRAM, tree / PROGRAM, symlinks=False)
+    for name in INSTALLERS_NOTES:
+        for path in (tree / PROGRAM).rglob(f"*.dist-info/{name}"):
+            path.unlink()
     shutil.copyfile(ROOT / "LICENSE", tree / "LICENSE")
     collected = _toc(steps / "COLLECT-00.toc", 0)
     modules += [re.split(r"[./]", name)[0] for name, _, kind in collected if kind == "EXTENSION"]

@@ -2,6 +2,7 @@
 """Write .krew.yaml, the template of krew-release-bot, from krew-manifest.yaml.
 
 The bot fills in the tag, and for each archive its address and checksum; it indents all but the first line of what it fills in.
+The template has no comments: the bot would carry them into the index.
 """
 
 from __future__ import annotations
@@ -10,10 +11,6 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-HEAD = """\
-# The template with which krew-release-bot proposes each release to krew's index: krew-manifest.yaml, with what the bot fills in.
-# Made by scripts/make_krew_template.py (`make generated`).
-"""
 _ARCHIVE = re.compile(r"uri: (.+)\n( +)sha256: .*")
 
 
@@ -23,7 +20,7 @@ def template(manifest: str) -> str:
     if version is None:
         raise ValueError("krew-manifest.yaml: no line `  version: vX.Y.Z`")
     body = re.sub(r"\A(?:#.*\n)+", "", manifest).replace(version[1], "{{ .TagName }}")
-    return HEAD + _ARCHIVE.sub(lambda found: f'{{{{addURIAndSha "{found[1]}" .TagName | indent {len(found[2])} }}}}', body)
+    return _ARCHIVE.sub(lambda found: f'{{{{addURIAndSha "{found[1]}" .TagName | indent {len(found[2])} }}}}', body)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,13 @@ def _cache() -> Path:
 
 
 @cache
+def unpack(tar: tarfile.TarFile, folder: Path) -> None:
+    """Unpack an archive of ours; Debian 12's Python 3.11.2 has no filters yet, and from 3.12 on one has to be named."""
+    if hasattr(tarfile, "data_filter"):
+        tar.extraction_filter = tarfile.data_filter
+    tar.extractall(folder)
+
+
 def capture(name: str) -> Path:
     """The folder of a capture, unpacked once a machine. Treat it as read-only: every test shares it.
 
@@ -49,9 +56,7 @@ def capture(name: str) -> Path:
         scratch = Path(tempfile.mkdtemp(dir=_cache(), prefix="unpacking-"))
         try:
             with tarfile.open(packed) as tar:
-                if hasattr(tarfile, "data_filter"):  # not every 3.10 has filters
-                    tar.extraction_filter = tarfile.data_filter
-                tar.extractall(scratch)
+                unpack(tar, scratch)
             # Renaming is the lock: of two processes that unpack at once, one comes second and takes the first one's.
             (scratch / name).rename(target)
         except OSError:

@@ -156,7 +156,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def run(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": f"{path}:/usr/bin:/bin", "HOME": str(path.parent.parent), "SHELL": "/bin/bash"}
+    home = path.parent.parent
+    env = {"PATH": f"{path}:{home / '.local' / 'bin'}:/usr/bin:/bin", "HOME": str(home), "SHELL": "/bin/bash"}
     return subprocess.run(
         list(words), capture_output=True, text=True, check=False, env=env, stdin=subprocess.DEVNULL, timeout=60,
         executable=path / "kubectl",
@@ -164,12 +165,24 @@ def run(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_kubectl_asks_the_plugin(path: Path, tmp_path: Path) -> None:
-    """`completion install`, as a krew user runs it, and then the real kubectl completes; `remove` takes it back."""
+    """`completion install`, as a krew user runs it, and then the real kubectl completes; `uninstall` takes it back."""
+    done = run(path, "kubectl", PLUGIN, "completion", "install")
+    assert done.returncode == 2, "no folder of the user's is there yet"
+    assert "mkdir -p ~/.local/bin" in done.stderr
+    done = run(path, "kubectl", PLUGIN, "completion", "install", "--to", str(path))
+    assert done.returncode == 2
+    assert "krew's" in done.stderr
+    mine = path.parent.parent / ".local" / "bin"
+    mine.mkdir(parents=True)
+    # An earlier release wrote into krew's own folder, where krew counts the files.
+    (path / NAME).write_text("#!/bin/sh\n# Written by `kubectl svcroute completion install`: as it was\n")
+    (path / NAME).chmod(0o755)
     done = run(path, "kubectl", PLUGIN, "completion", "install")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"wrote {path / NAME}\n")
+    assert done.stdout.startswith(f"wrote {mine / NAME}\nremoved {path / NAME}")
     assert "source <(kubectl completion bash)" in done.stdout
-    assert (path / NAME).read_text() == SHIM
+    assert (mine / NAME).read_text() == SHIM
+    assert {entry.name for entry in path.iterdir()} == {"kubectl", PROGRAM}, "nothing is left where krew counts"
 
     done = run(path, "kubectl", "__complete", PLUGIN, "explain", "SR20")
     assert done.returncode == 0
@@ -184,10 +197,14 @@ def test_kubectl_asks_the_plugin(path: Path, tmp_path: Path) -> None:
         assert re.match(r"\S+\tReady \d", done.stdout), done.stdout
 
     assert run(path, "kubectl", PLUGIN, "completion", "install").returncode == 0  # again
-    done = run(path, "kubectl", PLUGIN, "completion", "remove")
-    assert done.stdout == f"removed {path / NAME}\n"
-    assert not (path / NAME).exists()
-    assert "nothing to do" in run(path, "kubectl", PLUGIN, "completion", "remove").stdout
+    (path / PROGRAM).rename(path / "away")  # `kubectl krew uninstall svcroute`
+    left = subprocess.run([mine / NAME, "x"], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"})
+    assert left.stdout == f"_activeHelp_ {PLUGIN} is not installed any more; remove this file too: rm {mine / NAME}\n:4\n"
+    (path / "away").rename(path / PROGRAM)
+    done = run(path, "kubectl", PLUGIN, "completion", "uninstall")
+    assert done.stdout == f"removed {mine / NAME}\n"
+    assert not (mine / NAME).exists()
+    assert "nothing to do" in run(path, "kubectl", PLUGIN, "completion", "uninstall").stdout
 
 
 def test_a_cluster_that_does_not_answer_is_met_with_silence(tmp_path: Path) -> None:
@@ -232,10 +249,10 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path, monkeypatch: py
     assert install().startswith(f"{folder / NAME} is there already: nothing to do\n")
     with pytest.raises(UsageError, match="was not written by this command"):
         install("--to", str(folder))
-    refused = runner.invoke(command, ["remove"], standalone_mode=False).exception
+    refused = runner.invoke(command, ["uninstall"], standalone_mode=False).exception
     assert "belongs to the package" in str(refused)
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    with pytest.raises(UsageError, match="no folder of PATH is yours"):
+    with pytest.raises(UsageError, match="no folder of PATH is in your home"):
         install()
     other = tmp_path / "other"
     other.mkdir()

@@ -68,7 +68,34 @@ def test_the_source_distribution_can_be_built_from(dist: Dist) -> None:
     assert names >= PACKAGED
 
 
+def test_modes_in_the_wheel_do_not_depend_on_the_umask(dist: Dist) -> None:
+    with zipfile.ZipFile(dist.wheel) as wheel:
+        assert {entry.external_attr >> 16 for entry in wheel.infolist()} == {0o100644}
+
+
 # ---- the archive -----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_in_the_archive_names_the_folder_that_it_was_built_in(dist: Dist) -> None:
+    """Neither as text nor in a checksum of such text: what installers note of an installation is left out."""
+    names, found = [], []
+    with tarfile.open(dist.archive) as tar:
+        for member in tar:
+            names.append(member.name)
+            if member.isfile() and any(word in tar.extractfile(member).read() for word in (b"svcroute-dist-", bytes(ROOT))):  # type: ignore[union-attr]
+                found.append(member.name)
+    assert found == []
+    assert not [name for name in names if re.search(r"dist-info/(RECORD|INSTALLER|REQUESTED|direct_url.json)$", name)]
+    assert any(name.endswith("data/build.json") for name in names)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or not shutil.which("objdump"), reason="needs Linux and objdump")
+def test_what_the_archive_needs_of_the_system_is_documented(dist: Dist) -> None:
+    """The program that starts is linked with glibc and libz alone, and docs/install.md says so."""
+    shown = subprocess.run(["objdump", "-p", dist.program], capture_output=True, text=True, check=True).stdout
+    needed = {name.partition(".")[0] for name in re.findall(r"NEEDED +(\S+)", shown)}
+    assert needed <= {"libc", "libdl", "libm", "libpthread", "libz"}
+    assert "`libz.so.1`" in (ROOT / "docs" / "install.md").read_text()
 
 
 def test_krew_would_take_manifest_and_archive(dist: Dist) -> None:

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from captured import unpack
 
 PACKAGE = Path(__file__).parent.parent / "kubectl_svcroute"
 STAGES = ("collect", "parse", "expect", "observe", "checks", "render")
@@ -164,7 +165,7 @@ def test_a_start_loads_what_it_needs(arguments: list[str], own: set[str] | None,
     from kubectl_svcroute.run.settings import DEMO
 
     with tarfile.open(DEMO) as archive:
-        archive.extractall(tmp_path, filter="data")
+        unpack(archive, tmp_path)
     words = [str(tmp_path) if word == "FOLDER" else word for word in arguments]
     done = subprocess.run([sys.executable, "-c", _LOADED, *words], capture_output=True, text=True, check=True)
     loaded, dear = json.loads(done.stdout.splitlines()[-1])

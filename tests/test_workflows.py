@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from kubectl_svcroute.shards.manifests import IMAGE
+
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 MANIFEST = ROOT / "krew-manifest.yaml"
@@ -138,3 +140,13 @@ def test_the_end_to_end_run_believes_no_wrong_answer(
         assert "*nat\n-D KUBE-SVC-KONBHUEJ3TRSITPT -m statistic --mode random --probability 0.5 -j KUBE-SEP-A" in log
     if mode == "nftables":
         assert "nft delete element ip kube-proxy service-ips { 10.96.1.2 . tcp . 8080 }" in log
+
+
+def test_the_image_that_job_names_is_the_one_that_is_pushed() -> None:
+    """Its name is asked of the program itself, with nothing but Python installed."""
+    lines = [line for name, line in commands() if name == "release.yml" and line.startswith("IMAGE=")]
+    assert len(lines) == 2
+    (asked,) = {re.search(r"-c '([^']+)'", line)[1] for line in lines}  # type: ignore[index]
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {asked}"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.strip() == IMAGE

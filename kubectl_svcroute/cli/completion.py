@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import click
@@ -22,9 +21,15 @@ NAME = f"kubectl_complete-{PLUGIN}"
 """What kubectl looks for on PATH."""
 SHIM = f"""\
 #!/bin/sh
-# Written by `kubectl {PLUGIN} completion install`: kubectl asks here what may stand next on the line.
+# Written by `kubectl {PLUGIN} completion install`: kubectl asks here what can come next on the line.
+if ! command -v {PROGRAM} >/dev/null 2>&1; then
+  # The plugin was uninstalled, for example by krew, which knows nothing of this file. Shells show such a line as a hint.
+  printf '_activeHelp_ %s is not installed any more; remove this file too: rm %s\\n:4\\n' '{PLUGIN}' "$0"
+  exit 0
+fi
 exec {PROGRAM} {COMPLETE} "$@"
 """
+_MARK = f"# Written by `kubectl {PLUGIN} completion install`"
 
 
 @click.group(cls=Group, context_settings=CONTEXT)
@@ -51,7 +56,7 @@ def install(to: Path | None) -> int:
 
     \b
     Examples:
-      # Where krew has the plugin, or else into the first folder of PATH that is yours
+      # Into ~/.local/bin, or another folder of your home that is on PATH
       kubectl svcroute completion install
     """  # noqa: D301 - see above
     present = shutil.which(NAME)
@@ -59,7 +64,8 @@ def install(to: Path | None) -> int:
         click.echo(f"{present} is there already: nothing to do")
         _say_next()
         return ExitCode.OK
-    folder = to if to is not None else Path(present).parent if present is not None else _folder()
+    folder = to if to is not None else _folder()
+    _not_krews(folder)
     target = folder / NAME
     if target.exists() and not _ours(target):
         raise UsageError(f"{target} is there already, and was not written by this command: remove it first")
@@ -71,6 +77,10 @@ def install(to: Path | None) -> int:
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror}") from error
     click.echo(f"wrote {target}")
+    if present is not None and _ours(Path(present)) and Path(present).resolve() != target.resolve():
+        # An earlier release wrote it into krew's own folder.
+        Path(present).unlink(missing_ok=True)
+        click.echo(f"removed {present}, which an earlier release wrote")
     if str(folder.absolute()) not in _path():
         click.echo(f"note: {folder} is not on PATH: kubectl will not find it there", err=True)
     _say_next()
@@ -78,13 +88,13 @@ def install(to: Path | None) -> int:
 
 
 @command.command(cls=Command)
-def remove() -> int:
+def uninstall() -> int:
     """Remove what `install` wrote.
 
     \b
     Examples:
       # Before `kubectl krew uninstall svcroute`
-      kubectl svcroute completion remove
+      kubectl svcroute completion uninstall
     """  # noqa: D301 - see above
     found = shutil.which(NAME)
     if found is None:
@@ -120,8 +130,9 @@ def _say_next() -> None:
 
 
 def _ours(path: Path) -> bool:
+    """True if `install` of this or an earlier release wrote the file."""
     try:
-        return path.read_text(encoding="utf-8") == SHIM
+        return path.read_text(encoding="utf-8").startswith(f"#!/bin/sh\n{_MARK}")
     except (OSError, ValueError):
         return False
 
@@ -131,22 +142,38 @@ def _path() -> list[str]:
 
 
 def _folder() -> Path:
-    """Where to write: krew's own folder, or where the plugin is, or else the first of PATH that is the user's own.
+    """Where to write: a folder of PATH below the user's home, ~/.local/bin and ~/bin first; krew's own never.
 
-    Only folders that the user owns and may write: what stands in a folder of others may be run by others.
+    krew takes every file of its bin folder for a plugin's. Where none has a receipt, it takes itself for outdated and each of its
+    commands fails (krew's internal/receiptsmigration, `Done`). A folder outside of the home, such as root's
+    /usr/bin, is only written to by name. Raises UsageError where there is none.
     """
-    on_path = _path()
-    krew = Path(os.environ.get("KREW_ROOT") or Path.home() / ".krew") / "bin"
-    first = [str(krew), str(Path(sys.argv[0]).parent.absolute()), str(Path.home() / ".local" / "bin"), str(Path.home() / "bin")]
-    for folder in [*(one for one in first if one in on_path), *on_path]:
-        path = Path(folder)
+    try:
+        home = Path.home().resolve()
+    except RuntimeError:
+        home = Path("/nonexistent")
+    krew = Path(os.environ.get("KREW_ROOT") or home / ".krew").resolve()
+    on_path = [Path(folder) for folder in _path()]
+    first = [folder for folder in (home / ".local" / "bin", home / "bin") if folder in on_path]
+    for folder in [*first, *on_path]:
+        place = folder.resolve()
+        if not place.is_relative_to(home) or place.is_relative_to(krew):
+            continue
         try:
-            mine = path.is_dir() and path.stat().st_uid == os.getuid() and os.access(path, os.W_OK)
+            mine = folder.is_dir() and folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK)
         except OSError:
             continue
         if mine:
-            return path
+            return folder
     raise UsageError(
-        f"no folder of PATH is yours to write: make one (mkdir -p ~/.local/bin), put it on PATH, or name another with --to DIR;"
-        f" `kubectl {PLUGIN} completion script` prints what it has to hold"
+        "no folder of PATH is in your home and yours to write: make one (mkdir -p ~/.local/bin), put it on PATH, or name another"
+        f" with --to DIR; `kubectl {PLUGIN} completion script` prints what it has to hold"
     )
+
+
+def _not_krews(folder: Path) -> None:
+    """Raises UsageError for the folder of which krew counts the files."""
+    root = os.environ.get("KREW_ROOT")
+    place = folder.resolve()
+    if (root and place.is_relative_to(Path(root).resolve())) or place.parts[-2:] == (".krew", "bin"):
+        raise UsageError(f"{folder} is krew's, whose commands can fail when there is a file that krew did not link: name another")

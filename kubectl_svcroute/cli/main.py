@@ -5,6 +5,8 @@ Nothing here imports kubernetes, paramiko or any other stage before a command ne
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 from typing import NoReturn
@@ -48,16 +50,47 @@ def main() -> NoReturn:
         # The reader of our output went away (`| head`): what was found cannot be told any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = ExitCode.CANNOT_RUN
+    except OSError as error:
+        status = _machine_fails(error) or _bug(error)
     except Exception as error:  # the last resort, so that a bug is not taken for a finding
-        if "-v" in sys.argv or "-vv" in sys.argv or "--verbose" in sys.argv:
-            import traceback  # noqa: PLC0415
-
-            traceback.print_exc()
-        click.echo(
-            f"error: a bug in {PROGRAM} {__version__}: {type(error).__name__}: {error}"
-            " (run again with -v for the traceback, and report it)",
-            err=True,
-        )
-        status = ExitCode.CANNOT_RUN
+        status = _bug(error)
     finish()
     sys.exit(int(status or 0))
+
+
+_FULL = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+}
+"""What no program can do anything about, and whoever runs it can."""
+
+
+def _machine_fails(error: OSError) -> int | None:
+    """Say what the machine cannot give; None when the error may be a bug of ours."""
+    if "usable temporary directory" in str(error):
+        said = "no folder for temporary files: TMPDIR, /tmp, /var/tmp and the current folder cannot be written to; set TMPDIR"
+    elif error.errno in _FULL:
+        said = f"{_FULL[error.errno]}: {error.filename or 'what was to be written'} is not complete"
+    else:
+        return None
+    click.echo(f"error: {said}", err=True)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return ExitCode.CANNOT_RUN
+    # What is left in the buffer would be tried again at the end, and end the process with a status of Python's own.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.CANNOT_RUN
+
+
+def _bug(error: Exception) -> int:
+    if "-v" in sys.argv or "-vv" in sys.argv or "--verbose" in sys.argv:
+        import traceback  # noqa: PLC0415
+
+        traceback.print_exception(error)
+    click.echo(
+        f"error: a bug in {PROGRAM} {__version__}: {type(error).__name__}: {error}"
+        " (run again with -v for the traceback, and report it)",
+        err=True,
+    )
+    return ExitCode.CANNOT_RUN

@@ -39,6 +39,7 @@ LAZY: dict[str, str] = {
     "merge": "One report of the reports of all shards.",
     "probe": "Dial a Service from nodes or a pod, and see where it goes.",
     "job": "Manifests of a run inside the cluster; --collect: what it found.",
+    "version": "Which program this is, where it comes from, and which kube-proxy it knows.",
     "completion": "Let the shell complete this plugin's words, through kubectl's completion.",
 }
 """Subcommands, each in a module of its own, `cli/NAME.py`, which offers `command`: name -> short help.

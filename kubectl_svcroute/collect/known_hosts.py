@@ -16,10 +16,10 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from ..errors import CollectError
 from ..model.fast_dataclass import dataclass
+from .home import expand
 
 DEFAULT_PORT = 22
 
@@ -118,9 +118,9 @@ class KnownHosts:
         keys: list[KnownKey] = []
         for path in paths:
             try:
-                text = Path(path).expanduser().read_bytes().decode("utf-8", "replace")
-            except (FileNotFoundError, NotADirectoryError):
-                continue
+                text = expand(path).read_bytes().decode("utf-8", "replace")
+            except (FileNotFoundError, NotADirectoryError, CollectError):
+                continue  # also for a user without a home folder, who has no such file
             except OSError as error:
                 warn(f"known hosts in {path} are not read: {error.strerror}")
                 continue
@@ -184,7 +184,7 @@ class KnownHosts:
             digest = hmac.new(salt, name.encode(), hashlib.sha1).digest()
             name = f"|1|{base64.b64encode(salt).decode('ascii')}|{base64.b64encode(digest).decode('ascii')}"
         line = f"{name} {key_type} {base64.b64encode(blob).decode('ascii')}\n"
-        target = Path(path).expanduser()
+        target = expand(path)
         # Many nodes are accepted at once, and other programs write here too: append only, under both locks.
         with self._lock:
             try:

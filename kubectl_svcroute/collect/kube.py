@@ -40,6 +40,7 @@ from ..errors import CollectError, UsageError
 from ..model.fast_dataclass import dataclass, field
 from ..model.report import Unverified
 from ..model.snapshot import ApiObjects
+from .home import expand
 from .interning import Shared
 from .list_stream import decode_list
 from .projection import project
@@ -414,7 +415,7 @@ def _where(options: KubeOptions) -> _Where:
             return _Where(name=options.server, origin="--server", who="--token", namespace=None, cluster=cluster, user={})
         if os.environ.get("KUBERNETES_SERVICE_HOST") and (SERVICE_ACCOUNT / "token").is_file():
             return _in_cluster()
-        looked = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+        looked = os.environ.get("KUBECONFIG") or str(_default())
         raise CollectError(
             f"no kubeconfig: there is no {looked}; set KUBECONFIG, or give --kubeconfig, or --snapshot to look at a saved cluster"
         )
@@ -460,12 +461,23 @@ def _in_cluster() -> _Where:
 def _kubeconfig_files(options: KubeOptions) -> list[str]:
     """The files to merge. One that --kubeconfig names has to exist; KUBECONFIG may name some that do not."""
     if options.kubeconfig:
-        if not Path(options.kubeconfig).expanduser().is_file():
+        if not (file := expand(options.kubeconfig)).is_file():
             raise UsageError(f"--kubeconfig {options.kubeconfig}: there is no such file")
-        return [str(Path(options.kubeconfig).expanduser())]
+        return [str(file)]
     named = os.environ.get("KUBECONFIG", "").split(os.pathsep)
-    paths = [Path(name).expanduser() for name in named if name] or [Path.home() / ".kube" / "config"]
+    paths = [expand(name) for name in named if name]
+    if not paths and not options.server and not _inside():
+        paths = [_default()]
     return [str(path) for path in paths if path.is_file()]
+
+
+def _default() -> Path:
+    return expand("~/.kube/config", "name the file with --kubeconfig or KUBECONFIG")
+
+
+def _inside() -> bool:
+    """True in a pod that has a service account, and no home folder to look into."""
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and not os.environ.get("HOME")
 
 
 def kubeconfig_names(kind: str, kubeconfig: str | None = None) -> list[str]:

@@ -30,6 +30,7 @@ from ..errors import CollectError
 from ..model.fast_dataclass import dataclass, field, replace
 from ..model.snapshot import NodeDump, NodeOutcome, Unreachable
 from .fanout import ADDRESS_KINDS, NodeTarget
+from .home import expand
 from .host_certificates import certificate_is_good
 from .known_hosts import HostKeyError, KnownHosts, fingerprint, host_name
 from .node_script import MAX_BYTES, Connections, new_nonce, node_dump, node_script, one_line, read_with
@@ -177,7 +178,7 @@ class SshReader:
 
     def _without_openssh(self, host: str, overrides: Overrides) -> Mapping[str, Sequence[str]]:
         pk = _paramiko()
-        path = Path(overrides.config_file or "~/.ssh/config").expanduser()
+        path = expand(overrides.config_file or "~/.ssh/config", "name the file with -F")
         answer: dict[str, list[str]] = {}
         if path.exists():
             text = path.read_text("utf-8", "replace")

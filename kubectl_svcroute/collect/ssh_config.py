@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from ..errors import CollectError
 from ..model.fast_dataclass import dataclass, replace
@@ -161,7 +160,7 @@ def _shape(host: str, overrides: Overrides, values: Mapping[str, Sequence[str]])
         hash_known_hosts=one("hashknownhosts") == "yes",
         accept_new=one("stricthostkeychecking") in ("accept-new", "no", "off", "false"),
     )
-    home = str(Path.home())
+    home = os.path.expanduser("~")  # noqa: PTH111 - without a home folder it stays as it is, and no file is there
 
     def expand(path: str) -> str:
         tokens = {"%%": "%", "%d": home, "%u": getpass.getuser(), "%r": user, "%h": config.hostname, "%n": host}
