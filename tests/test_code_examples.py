@@ -23,6 +23,8 @@ from kubectl_svcroute.model.snapshot import NodeDump, NodeOutcome, Snapshot, Unr
 WITHOUT = {
     "SR906": "the API does not list the node, or nothing tells a version: no line that a node prints",
     "SR907": "the API's refusal, which is in the message",
+    "SR609": "what the API says of kube-proxy's pod; tests/checks/test_proxy_state.py makes them",
+    "SR610": "processes and addresses that do not answer; as before",
     "SR621": "connections, of which no capture has any; tests/test_probe.py makes them",
     "SR622": "as before",
     "SR623": "as before",

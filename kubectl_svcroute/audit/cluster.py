@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from ..checks.heal import ProxyState
+from ..checks.node import proxy_health
+from ..checks.rollup import roll_up
 from ..errors import ParseError
 from ..model.cluster import Service, Slice
 from ..model.facts import EndpointFact, Facts, ServiceFacts
@@ -102,7 +105,7 @@ class Audit:
     def node(self, outcome: NodeOutcome) -> NodeResult:
         """Judge one node. What a node prints can cost its own verdict at most, never that of the others."""
         if isinstance(outcome, Unreachable):
-            return not_read(outcome.node, "SR901", outcome.reason, via=outcome.via)
+            return self._with_proxy(not_read(outcome.node, "SR901", outcome.reason, via=outcome.via))
         try:
             return self.judged(outcome)
         except Exception as error:  # whatever it is, it is one node's: the rest of the audit stands
@@ -111,6 +114,15 @@ class Audit:
                 " please report it with a snapshot"
             )
             return not_read(outcome.node, "SR902", reason, via=outcome.via)
+
+    def _with_proxy(self, result: NodeResult) -> NodeResult:
+        """A node that was not read, with what the API says of its kube-proxy: it may be the reason."""
+        container = self.context.state.proxy_containers.get(result.row.node)
+        if container is None:
+            return result
+        state: ProxyState = "crashing" if container.crashes(None) else "stopped" if container.stopped else "runs"
+        found = roll_up(result.row.node, proxy_health(state, container), services_expected={}, heals=lambda _: "")
+        return replace(result, findings=tuple(found), row=replace(result.row, warnings=len(found))) if found else result
 
     def judged(self, dump: NodeDump) -> NodeResult:
         """Judge a node that was read. Raises nothing, if all is as it should be: tests ask this one."""

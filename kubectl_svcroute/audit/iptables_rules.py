@@ -9,10 +9,10 @@ from ..checks import frame_iptables
 from ..checks.observation import Observation
 from ..errors import ParseError
 from ..model.fast_dataclass import replace
+from ..model.node_tools import parse_tools
 from ..model.ruleset import IptablesRules
 from ..parse.iptables_delta import Known
 from ..parse.iptables_save import parse_iptables_save
-from ..parse.node_tools import parse_tools
 from .files import IPTABLES_SAVE, OTHER_BACKENDS, iptables_files, said_empty, why_absent
 from .subject import Subject
 
@@ -135,7 +135,7 @@ class IptablesReader:
                     key=str(family),
                     message=f"Service chains stand in {first.source} and in {found[1].source}: one of the two is a leftover",
                     evidence=tuple(frame_iptables.programmed_sample(rules) for rules in found),
-                    place="hook",
+                    place="leftover",
                 )
             )
             # Which of the two NAT tables comes first depends on which was registered first, and no dump tells.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..checks.heal import Healing
+from ..checks.heal import Healing, ProxyState
 from ..checks.observation import Observation, Unsure
 from ..checks.rollup import roll_up
 from ..errors import ParseError
@@ -41,6 +41,9 @@ class Ledger:
         self.even: set[str] = set()
         self.ways: dict[str, tuple[str, ...]] = {}
         self.frontends: dict[str, list[str]] = defaultdict(list)
+        self.proxy: ProxyState = "runs"
+        self.canary_gone = False
+        """kube-proxy's canary is not in table mangle."""
         self.like_first: list[str] = []
         """Services whose frontends are those of the first node."""
         self._unsure: dict[tuple[str, str, str], tuple[Unsure, int]] = {}
@@ -145,10 +148,11 @@ class Ledger:
         """Roll observations up: one cause is one finding, with what becomes of it."""
         healing = Healing(
             rewrites_always=behaviour.rewrites_always,
-            hourly=behaviour.hourly_full_sync,
             version=config.version,
             large=large,
             nftables=behaviour.nftables,
+            proxy=self.proxy,
+            canary_gone=self.canary_gone,
         )
         return roll_up(
             self.node,

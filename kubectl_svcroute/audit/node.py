@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..checks.node import behind, health, parse_sysctl, sysctls
+from ..checks.node import behind, health, parse_sysctl, proxy_health, proxy_state, sysctls
 from ..checks.observation import Observation
 from ..errors import ParseError
 from ..expect.versions import Behaviour, behaviour
 from ..model.cluster import Node, ProxyConfig, Service
 from ..model.fast_dataclass import dataclass
 from ..model.node_result import NodeResult, SyncState
+from ..model.node_tools import parse_tools
 from ..model.report import Finding
 from ..model.snapshot import NodeDump
-from ..parse.node_tools import parse_tools
-from ..parse.proxy_metrics import sync_state
+from ..parse.proxy_metrics import failures, sync_state
 from ..parse.proxy_mode import node_mode
 from .ask_port import Listener
 from .connections import check_connections, read_flows, tracked
@@ -132,7 +132,8 @@ def _mode(dump: NodeDump, config: ProxyConfig, ledger: Ledger) -> str:
                     key=other,
                     message=f"kube-proxy runs in {mode} mode, and rules of its {other} mode are still there",
                     evidence=(shown.why,),
-                    place="foreign",
+                    # At its start it removes iptables' and ipvs' in nftables mode, and nftables' in the others.
+                    place="mode" if "nftables" in (mode, other) and config.version >= (1, 29) else "leftover",
                 )
             )
     return mode
@@ -176,14 +177,18 @@ def _node_state(
     if (text := dump.files.get("healthz.json")) is not None:
         with ledger.unreadable("healthz.json"):
             ledger.observations.extend(health(text))
-    sync = None
+    sync, failed = None, 0
     if (metrics := dump.files.get("metrics.txt")) is not None:
+        failed = failures(metrics)
         try:
             sync = sync_state(metrics, dump.files.get("clock.txt", ""))
         except ParseError:
             sync = None
     if sync is not None:
-        ledger.observations.extend(behind(sync))
+        ledger.observations.extend(behind(sync, failed=failed))
+    container = context.state.proxy_containers.get(ledger.node)
+    ledger.proxy = proxy_state(container, dump.files, parse_tools(dump.files.get("tools.txt", "")), sync, failed)
+    ledger.observations.extend(proxy_health(ledger.proxy, container))
     return sysctl, sync
 
 

@@ -98,6 +98,7 @@ class IptablesFamily:
             landmarks=IPTABLES,
             facts=Facts(
                 services_programmed=frame_iptables.services_programmed(rules),
+                own_chains=frame_iptables.programmed(rules),
                 node_ports_programmed=frame_iptables.node_ports_programmed(rules),
                 hooks=frame_iptables.hooks(rules),
             ),
@@ -143,6 +144,9 @@ class IptablesFamily:
         """Note what is wrong outside of the Services' own rules; see `FamilyRules`."""
         subject, view = self.subject, self.ground.view
         observations = subject.ledger.observations
+        mangle = self.rules.tables.get("mangle")
+        if mangle is not None and "KUBE-PROXY-CANARY" not in mangle.chains:
+            subject.ledger.canary_gone = True
         frame = frame_iptables.Frame(
             rules=self.rules,
             version=subject.config.version,

@@ -95,6 +95,7 @@ class NftablesFamily:
             landmarks=NFTABLES,
             facts=Facts(
                 services_programmed=frame_nftables.services_programmed(table),
+                own_chains=table is not None and any(map(NFTABLES.of_service, table.chains)),
                 node_ports_programmed=frame_nftables.node_ports_programmed(table),
                 node_port_lookup=table is not None and "service-nodeports" in frame_nftables.looked_up(table, "services"),
                 node_port_ips=frame_nftables.node_port_ips(table),
@@ -208,5 +209,5 @@ def _leftovers(others: Sequence[IptablesRules]) -> Iterator[Observation]:
             key=rules.source,
             message=f"kube-proxy's iptables rules in {rules.source} {says}, and kube-proxy runs in nftables mode",
             evidence=(frame_iptables.programmed_sample(rules),),
-            place="foreign",
+            place="mode",
         )

@@ -91,12 +91,12 @@ def blame_untranslated(case: Case, end: End) -> Blame:
     if frontend.kind is FrontendKind.NODE_PORT and not case.facts.node_ports_programmed:
         # Of one Service this is its fault, of several the node's: `rollup` counts them.
         return Blame(code="SR105", message=f"{marks.node_ports} leads to no Service", key=marks.node_ports, place="fixed")
-    return Blame(code="SR101", message=f"no rule for {frontend.kind} {frontend}", key=str(frontend), place="fixed")
+    return Blame(code="SR101", message=f"no rule for {frontend.kind} {frontend}", key=str(frontend), place="entry")
 
 
 def _never_programmed(case: Case) -> Blame:
     message = f"{case.landmarks.services} leads to no Service: kube-proxy has programmed nothing here, or it was flushed"
-    return Blame(code="SR106", message=message, node_wide=True, place="fixed")
+    return Blame(code="SR106", message=message, node_wide=True, place="flushed" if case.facts.own_chains else "gone")
 
 
 def blame_stopped(case: Case, end: End) -> Blame:
@@ -120,7 +120,7 @@ def blame_stopped(case: Case, end: End) -> Blame:
     own = case.landmarks.of_proxy(step.chain) or any(case.landmarks.of_service(s.chain) for s in end.way[-2:])
     if step.target == "REJECT" and own:
         message = f"{_where(step)} refuses connections although the Service has usable endpoints"
-        return Blame(code="SR401", message=message, key=str(frontend), place="fixed")
+        return Blame(code="SR401", message=message, key=str(frontend), place="entry")
     wide = not step.pins and not case.landmarks.of_service(step.chain)
     return Blame(
         code="SR402",

@@ -24,6 +24,8 @@ class Facts:
 
     services_programmed: int
     """Rules that lead from kube-proxy's entry chain to a Service's chain."""
+    own_chains: bool = False
+    """Chains of single Services are there, whether anything leads to them or not."""
     node_port_lookup: bool | None = None
     """nftables: whether packets are looked up in the map of node ports; None: the packet's way tells."""
     node_ports_programmed: int

@@ -138,6 +138,8 @@ def _backends(case: Case, atom: Atom, *, whole: bool) -> Generator[Observation, 
         if meant:
             explained.add(meant)
         code, what = _extra(case, backend)
+        # Who changes rules by hand takes endpoints away, or their ports: to let in what hints keep out, kube-proxy must mean it.
+        place = "belief" if code in ("SR202", "SR204", "SR409") else "service"
         yield difference(
             case,
             atom,
@@ -145,7 +147,7 @@ def _backends(case: Case, atom: Atom, *, whole: bool) -> Generator[Observation, 
             f"{got[backend]:.0%} of connections go to {case.name(backend)}{instead}: {what}",
             end,
             key=str(backend),
-            place="service",
+            place=place,
             observed=f"{got[backend]:.0%} to {backend}",
         )
     unexplained = [backend for backend in missing if backend not in explained]
@@ -263,12 +265,12 @@ def _wrongly_translated(case: Case, atom: Atom, ends: list[End]) -> Iterator[Obs
         key, wide, place = "", False, "service"
     elif case.plan.selection.any:
         code, message = "SR409", f"a local traffic policy has no endpoint here, and connections reach {where} all the same"
-        key, wide, place = "", False, "service"
+        key, wide, place = "", False, "belief"
     else:
         stale = sorted({e.backend for e in ends if e.backend is not None} - set(case.plan.selection.known))
         code = "SR202" if stale else "SR204"
         message = f"the Service has no usable endpoint, and connections are sent to {where}"
-        key, wide, place = "", False, "service"
+        key, wide, place = "", False, "belief"
     yield difference(case, atom, code, message, end, key=key, node_wide=wide, place=place, observed=f"translated to {where}")
 
 

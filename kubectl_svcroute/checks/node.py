@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from ..errors import ParseError
 from ..model.lazy_regex import pattern
 from ..model.node_result import SyncState
+from ..model.node_tools import NodeTools
+from ..model.proxy_container import ProxyContainer
 from ..model.report import Severity
+from .heal import ProxyState
 from .observation import Observation
 
 FULL_AT = 0.9
@@ -67,15 +70,55 @@ def _of_node(code: str, message: str, key: str, evidence: tuple[str, ...], sever
     )
 
 
-def behind(sync: SyncState) -> Iterator[Observation]:
-    """A change that kube-proxy queued a minute ago and has not written: what its /healthz from 1.36 calls unhealthy."""
+def proxy_state(
+    container: ProxyContainer | None, files: Mapping[str, str], tools: NodeTools, sync: SyncState | None, failed: int
+) -> ProxyState:
+    """What is known of the node's kube-proxy, the worst first.
+
+    `failed`: syncs that failed since its start. No process alone proves nothing: k3s runs kube-proxy within its own.
+    """
+    answers = [files.get(name) for name in ("proxy-mode.txt", "healthz.json", "metrics.txt", "configz.json")]
+    clock = files.get("clock.txt", "").strip()
+    if container is not None and container.crashes(float(clock) if _COUNT.fullmatch(clock) else None):
+        return "crashing"
+    if container is not None and container.stopped:
+        return "stopped"
+    if tools.process is False and not any(answers):
+        why = tools.not_read.get("proxy-mode.txt", "")
+        if "healthz.json" in tools.not_read and "curl" not in why:
+            return "stopped"
+    if sync is not None and sync.queued is not None and sync.now - sync.queued >= STUCK:
+        return "failing" if failed else "behind"
+    return "runs"
+
+
+def proxy_health(state: ProxyState, container: ProxyContainer | None) -> Iterator[Observation]:
+    """A kube-proxy that does not run: its rules stay as they are, and changes do not reach the node."""
+    evidence = (f"pod {container.pod}: {container}",) if container is not None else ()
+    if state == "crashing":
+        yield _of_node("SR609", f"kube-proxy crashes again and again ({container})", "crash", evidence)
+    elif state == "stopped" and container is not None and container.stopped:
+        yield _of_node("SR610", f"kube-proxy does not run ({container})", "stopped", evidence)
+    elif state == "stopped":
+        message = "no process named kube-proxy, and nothing answers at its health check and metrics addresses"
+        yield _of_node("SR610", message, "stopped", evidence)
+
+
+def behind(sync: SyncState, *, failed: int = 0) -> Iterator[Observation]:
+    """A change that kube-proxy queued a minute ago and has not written: what its /healthz from 1.36 calls unhealthy.
+
+    `failed`: syncs that failed since kube-proxy's start.
+    """
     if sync.queued is not None and sync.now - sync.queued >= STUCK:
-        evidence = (
+        evidence: tuple[str, ...] = (
             f"kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds {sync.queued:.0f}",
             f"kubeproxy_sync_proxy_rules_last_timestamp_seconds {sync.written:.0f}",
             f"now {sync.now:.0f}",
         )
         message = f"kube-proxy has had a change queued for over {STUCK:g} s and has not written it"
+        if failed:
+            message += f": {failed} syncs failed since it was started"
+            evidence = (*evidence, f"kubeproxy_sync_proxy_rules_…_failures_total {failed}")
         yield _of_node("SR603", message, "queue", evidence)
 
 

@@ -27,8 +27,7 @@ class Observation:
     severity: Severity | None = None
     """None: that of the code."""
     place: str = ""
-    """Where the mistake stands: `hook`, `fixed` (chains that every sync rewrites), `service` (a Service's own chains),
-    `foreign` (another program's rule), or empty. Decides whether kube-proxy will mend it."""
+    """Where the mistake is, which decides whether kube-proxy fixes it: a `heal.Place`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,11 +93,16 @@ section() {
 _KUBE_PROXY_PROCESS = r"""
 # The kube-proxy of this network namespace: on a machine that runs kind, the host sees those of its containers too.
 # Only root's: anyone may call a process kube-proxy.
-PROXY=
+PROXY= SEEN=unknown
 for p in /proc/[0-9]*; do
   c=
   { IFS= read -r c <"$p/comm"; } 2>/dev/null
-  if [ "$c" = kube-proxy ] && [ -O "$p" ] && [ "$p/ns/net" -ef /proc/self/ns/net ] 2>/dev/null; then PROXY=$p; break; fi
+  case $c in
+    kube-proxy) if [ -O "$p" ] && [ "$p/ns/net" -ef /proc/self/ns/net ] 2>/dev/null; then PROXY=$p; break; fi ;;
+    # A container sees its own processes alone; and these run kube-proxy within themselves.
+    kubelet | kthreadd) if [ "$SEEN" = unknown ]; then SEEN=none; fi ;;
+    k3s* | rke2* | k0s* | kubelite) SEEN=embedded ;;
+  esac
 done
 argv() { if have tr; then tr '\0' '\n' <"$PROXY/cmdline"; else return 127; fi; }
 METRICS= HEALTH=
@@ -315,7 +320,7 @@ tools() {
   if [ -n "$NFTABLES" ]; then printf 'nft: %s\n' "$($NFT nft -v 2>/dev/null)"; fi
   printf 'legacy tables (IPv4): %s\nlegacy tables (IPv6): %s\n' "$(echo $LEGACY4)" "$(echo $LEGACY6)"
   printf 'nf_tables: %s\n' "${NFTABLES:-not loaded}"
-  printf 'kube-proxy process: %s\n' "${PROXY:-none}"
+  printf 'kube-proxy process: %s\n' "${PROXY:-$SEEN}"
   if [ -n "$IPT$NFT" ]; then printf 'through: %s\n' "$INSIDE"; fi
 }
 section tools.txt tools

@@ -75,9 +75,7 @@ class Behaviour:
     """nftables from 1.36: only endpoints on the node itself are in the hairpin set."""
     dual_stack: bool
     rewrites_always: bool
-    """Up to 1.26: each sync rewrites every chain; later ones rewrite only what changed, until a full sync."""
-    hourly_full_sync: bool
-    """From 1.33: a full sync at least hourly (in iptables mode not above 1000 endpoints, from late 1.34 on)."""
+    """iptables up to 1.26, nftables up to 1.30: each sync rewrites every chain; later ones what changed, until a full one."""
 
 
 def behaviour(config: ProxyConfig, *, mode: str) -> Behaviour:
@@ -121,9 +119,14 @@ def behaviour(config: ProxyConfig, *, mode: str) -> Behaviour:
         clears_mark=v >= (1, 20),
         hairpin_local_only=nft and v >= (1, 36),
         dual_stack=v >= (1, 21) or gates.get("IPv6DualStack", False),
-        rewrites_always=v <= (1, 26) if not nft else v <= (1, 30),
-        hourly_full_sync=v >= (1, 33),
+        rewrites_always=v <= (1, 30) if nft else not _partial_restores(config),
     )
+
+
+def _partial_restores(config: ProxyConfig) -> bool:
+    """iptables: True if a sync writes only the Services that changed; opt-in in 1.26, on in 1.27, the only way from 1.28 on."""
+    chosen = config.feature_gates.get("MinimizeIPTablesRestore", config.version >= (1, 27))
+    return config.version >= (1, 28) or (config.version >= (1, 26) and chosen)
 
 
 def _covers_loopback(config: ProxyConfig) -> bool:

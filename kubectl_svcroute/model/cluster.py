@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from .fast_dataclass import dataclass
 from .net import Protocol
+from .proxy_container import ProxyContainer
 
 
 class ServicePort(NamedTuple):
@@ -181,6 +182,8 @@ class ClusterState:
     """What the cluster's ConfigMap or DaemonSet says; None when neither could be read."""
     proxy_versions: Mapping[str, tuple[int, int]]
     """Node name -> version of its kube-proxy, by the image of its pod; nodes without such a pod are absent."""
+    proxy_containers: Mapping[str, ProxyContainer]
+    """Node name -> the state of its kube-proxy's container; nodes without such a pod are absent."""
     namespaces: tuple[str, ...] | None
     """Which namespaces' Services were read; None for all."""
     endpoints_total: Callable[[], int]

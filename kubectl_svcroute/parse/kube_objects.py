@@ -23,6 +23,7 @@ from ..model.cluster import (
     Slice,
 )
 from ..model.net import Protocol, canonical_ip, family_of
+from ..model.proxy_container import ProxyContainer, proxy_container
 from ..model.snapshot import ApiObjects
 from .proxy_config import Settings, settings_from_file, settings_from_flags, version_of
 
@@ -58,8 +59,9 @@ def parse_cluster(api: ApiObjects, *, only: frozenset[str] | None = None) -> Clu
             legacy[key] = subsets
     pod_ips: dict[str, list[str]] = defaultdict(list)
     versions: dict[str, tuple[int, int]] = {}
+    containers: dict[str, ProxyContainer] = {}
     for item in api.items("pods"):
-        _guard("Pod", item, lambda pod: _pod(pod, pod_ips, versions))
+        _guard("Pod", item, lambda pod: _pod(pod, pod_ips, versions, containers))
     server = api.objects.get("version")
     server_version = version_of(str(server.get("gitVersion", ""))) if isinstance(server, dict) else None
     config, notes = _config(api)
@@ -72,6 +74,7 @@ def parse_cluster(api: ApiObjects, *, only: frozenset[str] | None = None) -> Clu
         pod_ips={node: tuple(sorted(ips)) for node, ips in pod_ips.items()},
         config=config,
         proxy_versions=versions,
+        proxy_containers=containers,
         namespaces=None if api.namespace is None else (api.namespace,),
         server_version=server_version,
         notes=notes,
@@ -326,7 +329,14 @@ def parse_node(item: Mapping[str, Any]) -> Node:
 _PROXY_IMAGE = re.compile(r"(?:^|/)kube-proxy(?:-[a-z0-9]+)?[:@]")
 
 
-def _pod(item: Mapping[str, Any], pod_ips: dict[str, list[str]], versions: dict[str, tuple[int, int]]) -> None:
+_PROXY_NAMESPACES = ("kube-system", "openshift-kube-proxy")
+"""Where the distributions run kube-proxy: anyone may name a pod so in a namespace of their own."""
+
+
+def _pod(
+    item: Mapping[str, Any], pod_ips: dict[str, list[str]], versions: dict[str, tuple[int, int]],
+    containers: dict[str, ProxyContainer],
+) -> None:  # fmt: skip
     spec, status = item.get("spec") or {}, item.get("status") or {}
     node = spec.get("nodeName")
     if not node:
@@ -341,6 +351,11 @@ def _pod(item: Mapping[str, Any], pod_ips: dict[str, list[str]], versions: dict[
         image = container.get("image") or ""
         if _PROXY_IMAGE.search(image) and (version := version_of(image)):
             versions[node] = version
+            if item["metadata"].get("namespace") in _PROXY_NAMESPACES:
+                state = proxy_container(item, container.get("name") or "")
+                # While a pod takes the place of another, a node has two.
+                if state is not None and (node not in containers or state.running):
+                    containers[node] = state
 
 
 def _config(api: ApiObjects) -> tuple[ProxyConfig | None, tuple[str, ...]]:

@@ -19,6 +19,20 @@ _SAMPLE = pattern(
 )
 
 
+_FAILURES = pattern(
+    r"kubeproxy_sync_proxy_rules_(?:iptables_restore|nftables_sync)_failures_total(?:\{[^}]*\})? (?P<value>[0-9.e+]{1,24})"
+)
+
+
+def failures(metrics: str) -> int:
+    """How many syncs have failed since kube-proxy's start, of both families; 0 where the metrics do not say."""
+    found = (_FAILURES.fullmatch(line.strip()) for line in metrics.splitlines())
+    try:
+        return sum(int(float(match["value"])) for match in found if match is not None)
+    except (ValueError, OverflowError):
+        return 0
+
+
 def sync_state(metrics: str, clock: str) -> SyncState | None:
     """What the node's kube-proxy had queued and written when it was asked; None when the metrics do not tell.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kubectl_svcroute.parse.node_tools import parse_tools
+from kubectl_svcroute.model.node_tools import parse_tools
 
 TEXT = """iptables: iptables v1.8.9 (nf_tables)
 legacy tables (IPv4): nat filter

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..model.fast_dataclass import dataclass
-from ..model.snapshot import EMPTY, NOT_READ
+from .fast_dataclass import dataclass
+from .snapshot import EMPTY, NOT_READ
 
 _LEGACY = {4: "legacy tables (IPv4): ", 6: "legacy tables (IPv6): "}
 _PROGRAM = {"iptables: ": 4, "ip6tables: ": 6}
@@ -29,7 +29,7 @@ class NodeTools:
     backend: Mapping[int, str]
     """Family -> the backend that the node's own iptables says it is of, `legacy` or `nft`; absent where it does not say."""
     process: bool | None = None
-    """Whether a process named kube-proxy was seen; None where it was not looked for."""
+    """Whether a process named kube-proxy was seen; None where that cannot be told: in a container, or within k3s."""
 
 
 def parse_tools(text: str) -> NodeTools:
@@ -51,5 +51,5 @@ def parse_tools(text: str) -> NodeTools:
             if line.startswith(start) and line.endswith(("(legacy)", "(nf_tables)")):
                 backend[family] = "legacy" if line.endswith("(legacy)") else "nft"
         if line.startswith(_PROCESS):
-            process = line[len(_PROCESS) :].strip() != "none"
+            process = {"none": False, "unknown": None, "embedded": None}.get(line[len(_PROCESS) :].strip(), True)
     return NodeTools(not_read=not_read, empty=empty, legacy_tables=legacy, backend=backend, process=process)
