@@ -58,6 +58,8 @@ class Audited:
 def audit_node(context: ClusterContext, node: Node, dump: NodeDump, *, listeners: Sequence[Listener] = ()) -> Audited:
     """Audit a node that was read. `listeners` are told of every Service port before its rules are asked."""
     ledger = Ledger(node.name, context.services)
+    for odd in node.odd_addresses:
+        ledger.cannot("SR906", f"the API gives this node the address {odd!r}, which is no IP: who is local here is not known")
     config = context.config_of(node, dump, ledger)
     mode = _mode(dump, config, ledger) if config is not None else ""
     subject, sync = None, None

@@ -24,6 +24,7 @@ import contextlib
 import json
 import re
 import secrets
+import shlex
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
@@ -31,6 +32,8 @@ from ipaddress import ip_address
 from ..errors import CollectError
 from ..model.fast_dataclass import dataclass
 from ..model.lazy_regex import pattern
+from ..model.ranges import number
+from ..model.ranges import text as address_text
 from ..model.snapshot import EMPTY, NOT_READ, NodeDump
 
 MAX_BYTES = 256 << 20
@@ -340,7 +343,7 @@ elif [ -r /proc/net/nf_conntrack ] && have grep; then CT=/proc
 elif [ -n "$NETLINK" ] && [ -n "$INSIDE" ] && $INSIDE conntrack -V >/dev/null 2>&1 </dev/null; then CT="$INSIDE conntrack"
 fi
 if have head; then most() { head -n @MOST@; }; else most() { show /dev/stdin; }; fi
-if have grep && [ -n '@WORDS@' ]; then wanted() { grep -F -e '# ' @WORDS@; }; else wanted() { show /dev/stdin; }; fi
+if have grep && [ -n '@CHOSEN@' ]; then wanted() { grep -F -e '# ' @WORDS@; }; else wanted() { show /dev/stdin; }; fi
 entries() {
   case $CT in
     /proc) $GENTLE grep -e "^$2 .* $1 " /proc/net/nf_conntrack; printf '# status 0\n' ;;
@@ -380,10 +383,12 @@ class Connections:
         """What `grep -F` looks for, as its arguments."""
         if len(self.addresses) + len(self.ports) > _MOST_WORDS:
             return ""
-        for address in self.addresses:
-            ip_address(address)  # what a cluster says goes into a command only as an address
-        spelled = [*self.addresses, *(ip_address(a).exploded for a in self.addresses if ":" in a)]
-        return " ".join([*(f'-e " dst={a} "' for a in spelled), *(f'-e " dport={int(port)} "' for port in self.ports)])
+        spelled = [spelling for address in map(shown_address, self.addresses) for spelling in dict.fromkeys(
+            (address, ip_address(address).exploded)
+        )]  # fmt: skip
+        return words(*(word for a in spelled for word in ("-e", f" dst={a} ")), *(
+            word for port in self.ports for word in ("-e", f" dport={int(port)} ")
+        ))  # fmt: skip
 
 
 _FRAME = r"""
@@ -399,6 +404,20 @@ yes?*) printf '%s start gzip\n' "$K"; main </dev/null | gzip -1 -c ;;
 esac
 exit
 """
+
+
+def shown_address(text: str) -> str:
+    """An address of the API printed anew from its number. Raises ValueError for anything else."""
+    return address_text(number(text), 6 if ":" in text else 4)
+
+
+def words(*arguments: object) -> str:
+    """Arguments as words of a shell's line: nothing in them means anything to the shell.
+
+    This is the only way for a value to get into a script; `tests/collect/test_scripts.py` tries every script builder with
+    hostile values.
+    """
+    return " ".join(shlex.quote(str(argument)) for argument in arguments)
 
 
 def new_nonce() -> str:
@@ -419,7 +438,9 @@ def node_script(
         raise ValueError(f"tools is host or container, not {tools!r}")
     text = "".join((_SETTINGS, _KUBE_PROXY_PROCESS, _CONTAINER, _BACKENDS, _SAVES, _NFT, _HTTP, _REST))
     if connections is not None:
-        text += _CONNECTIONS.replace("@MOST@", str(MOST_CONNECTIONS)).replace("@WORDS@", connections.words())
+        chosen = connections.words()
+        more = _CONNECTIONS.replace("@MOST@", str(MOST_CONNECTIONS)).replace("@CHOSEN@", "yes" if chosen else "")
+        text += more.replace("@WORDS@", chosen)
     return _filled(text, nonce, tools=tools, compress=compress)
 
 

@@ -127,6 +127,8 @@ class Node:
     name: str
     addresses: tuple[tuple[str, str], ...]
     """(type, address): IPs canonical, host names as they are."""
+    odd_addresses: tuple[str, ...] = ()
+    """What stands where an IP belongs and is none. The API server takes any text from a kubelet there."""
     pod_cidrs: tuple[str, ...] = ()
     zone: str = ""
     kubelet_version: str = ""

@@ -41,7 +41,7 @@ _OCTETS = frozenset(str(number) for number in range(256))
 
 @lru_cache(maxsize=1 << 17)
 def canonical_ip(text: str) -> str:
-    """The canonical spelling of an IP address. Raises ValueError when it is none.
+    """The canonical spelling of an IP address. Raises ValueError when it is none; a zone (`fe80::1%eth0`) makes it none.
 
     kube-proxy canonicalises endpoint addresses before it hashes them (leading zeros dropped, IPv6 compressed).
     """
@@ -52,6 +52,9 @@ def canonical_ip(text: str) -> str:
             return text
         # Go's ParseIPSloppy takes leading zeros as decimal; ipaddress refuses them.
         text = ".".join(part.lstrip("0") or "0" for part in text.split("."))
+    if "%" in text:
+        # ip_address takes any text for a zone; no field of the API that holds an address may have one.
+        raise ValueError(f"{text!r} has a zone")
     return str(ip_address(text))
 
 

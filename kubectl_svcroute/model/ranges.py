@@ -25,6 +25,8 @@ def number(address: str) -> int:
         if not 0 <= value < 1 << 32:
             raise ValueError(address)
         return value
+    if "%" in address:
+        raise ValueError(address)  # a zone may hold any text
     return int(ip_address(address))
 
 

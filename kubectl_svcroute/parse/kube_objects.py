@@ -308,16 +308,21 @@ def parse_node(item: Mapping[str, Any]) -> Node:
     meta, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
     labels = meta.get("labels") or {}
     info = status.get("nodeInfo") or {}
-    addresses = []
+    addresses, odd = [], []
     for entry in status.get("addresses") or ():
         address = entry["address"]
         if entry["type"] in ("InternalIP", "ExternalIP"):
-            address = canonical_ip(address)
+            try:
+                address = canonical_ip(address)
+            except ValueError:
+                odd.append(f"{entry['type']} {address}")  # one kubelet's word: it costs that node alone
+                continue
         addresses.append((entry["type"], address))
     zone = labels.get("topology.kubernetes.io/zone") or labels.get("failure-domain.beta.kubernetes.io/zone") or ""
     return Node(
         name=meta["name"],
         addresses=tuple(addresses),
+        odd_addresses=tuple(odd),
         pod_cidrs=tuple(spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else ())),
         zone=zone,
         kubelet_version=info.get("kubeletVersion") or "",

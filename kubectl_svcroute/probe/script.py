@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..collect.node_script import framed_script
+from ..collect.node_script import framed_script, shown_address, words
 from ..model.fast_dataclass import dataclass
 from ..model.net import Frontend, Protocol
 
@@ -334,6 +334,16 @@ probe() {
 """
 
 
+_WATCH = r"""
+# watch SECONDS COUNT FILTER
+watch() {
+  if have tcpdump && have timeout; then timeout "$1" tcpdump -l -nn -tt -i any -c "$2" "$3" 2>/dev/null; echo
+  else printf '# capture none\n'
+  fi
+}
+"""
+
+
 def dial_script(nonce: str, targets: Sequence[Target], bounds: Bounds) -> str:
     """The script that dials the targets, one after the other, and looks where each connection went."""
     lines = [_dialler(), _LOOK, _PROBE.replace("@WATCH@", str(bounds.watch))]
@@ -341,9 +351,11 @@ def dial_script(nonce: str, targets: Sequence[Target], bounds: Bounds) -> str:
         front = target.frontend
         capture = capture_filter(target) if bounds.capture else ""
         lines.append(
-            f"section probe-{target.number}.txt probe {_kind(front)} {front.address} {front.port} {bounds.count} {bounds.rate} "
-            f"{bounds.patience:g} '{target.payload.hex()}' '{_octal(target.payload)}' {_family(front)} '{capture}'\n"
-        )
+            _section(
+                f"probe-{target.number}.txt", "probe", _kind(front), shown_address(front.address), front.port, bounds.count,
+                bounds.rate, f"{bounds.patience:g}", target.payload.hex(), _octal(target.payload), _family(front), capture,
+            )
+        )  # fmt: skip
     return framed_script(nonce, "".join(lines))
 
 
@@ -353,9 +365,8 @@ def look_script(nonce: str, targets: Sequence[Target]) -> str:
     for target in targets:
         front = target.frontend
         ports = " ".join(map(str, target.ports))
-        lines.append(
-            f"section probe-{target.number}.txt look {_kind(front)} {front.address} {front.port} {_family(front)} '{ports}'\n"
-        )
+        where = (_kind(front), shown_address(front.address), front.port, _family(front))
+        lines.append(_section(f"probe-{target.number}.txt", "look", *where, ports))
     return framed_script(nonce, "".join(lines))
 
 
@@ -363,12 +374,14 @@ def watch_script(nonce: str, targets: Sequence[Target], bounds: Bounds) -> str:
     """The script that captures on a pod's node while the pod dials: first packets to all targets, for as long as that takes."""
     where = " or ".join(f"({capture_filter(target)})" for target in targets)
     seconds = int(WATCH_LEAD + len(targets) * (bounds.count / bounds.rate + bounds.patience + 1) + 4)
-    body = (
-        "watch() { if have tcpdump && have timeout; then"
-        f" timeout {seconds} tcpdump -l -nn -tt -i any -c {16 * bounds.count * len(targets) + 20} '{where}' 2>/dev/null; echo;"
-        " else printf '# capture none\\n'; fi; }\nsection capture.txt watch\n"
+    return framed_script(
+        nonce, _WATCH + _section("capture.txt", "watch", seconds, 16 * bounds.count * len(targets) + 20, where)
     )
-    return framed_script(nonce, body)
+
+
+def _section(name: str, function: str, *arguments: object) -> str:
+    """A line that calls one of the functions above; each argument is one word, whatever is in it."""
+    return f"section {words(name, function, *arguments)}\n"
 
 
 WATCH_LEAD = 4.0
@@ -379,7 +392,7 @@ def capture_filter(target: Target) -> str:
     """What tcpdump is asked for: first packets to the frontend, and to where the rules send them."""
     front = target.frontend
     places = [(front.address, front.port), *((h, int(p)) for h, _, p in (x.partition(" ") for x in target.hosts))]
-    where = " or ".join(f"(dst host {host} and dst port {port})" for host, port in dict.fromkeys(places))
+    where = " or ".join(f"(dst host {shown_address(host)} and dst port {port})" for host, port in dict.fromkeys(places))
     if front.protocol is Protocol.UDP:
         return f"udp and ({where})"
     # Flags of TCP: SYN without ACK. pcap's `tcp[tcpflags]` knows IPv4 alone.
