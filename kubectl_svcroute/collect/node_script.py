@@ -463,13 +463,17 @@ def _filled(parts: str, nonce: str, *, tools: str, compress: bool) -> str:
     return text
 
 
-def framed(nonce: str, sections: Sequence[tuple[str, bytes, bytes, int]]) -> bytes:
-    """What the script would have printed: (name, output, stderr, status) of tools that had to be run one by one."""
+def framed(nonce: str, sections: Sequence[tuple[str, bytes, bytes, int]], notes: Mapping[str, str] | None = None) -> bytes:
+    """What the script would have printed: (name, output, stderr, status) of tools that had to be run one by one.
+
+    `notes`: file -> why it was not even asked for.
+    """
     mark = nonce.encode()
     body = b"".join(
         b"\n%s begin %s\n%s\n%s end\n%s\n%d" % (mark, name.encode(), out, mark, err, status)
         for name, out, err, status in sections
     )
+    body += b"".join(b"\n%s note %s\n%s" % (mark, name.encode(), why.encode()) for name, why in (notes or {}).items())
     return b"%s start plain\n%s\n%s done\n" % (mark, body, mark)
 
 

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 from ..errors import CollectError
+from ..model.lazy_regex import pattern
+from ..model.proxy_container import proxy_container
 from ..model.snapshot import NodeDump, NodeOutcome, Unreachable
 from .fanout import NodeTarget
 from .node_script import MAX_BYTES, Connections, framed, new_nonce, node_dump, node_script, one_line, read_with
@@ -59,11 +61,15 @@ class ExecResult(NamedTuple):
 
 
 class _NoShellError(CollectError):
-    """The container's image has no shell."""
+    """The container's image has no such program."""
 
 
-def find_proxy_pod(pods: Iterable[Mapping[str, Any]], node: str) -> ProxyPod | None:
-    """The running kube-proxy pod of a node, as the distributions name it.
+class _NotRunningError(CollectError):
+    """The container does not run."""
+
+
+def find_proxy_pod(pods: Iterable[Mapping[str, Any]], node: str, *, running: bool = True) -> ProxyPod | None:
+    """The running kube-proxy pod of a node, as the distributions name it; or, not `running`, one that is not in that phase.
 
     kubeadm, EKS and kOps label it `k8s-app: kube-proxy`; AKS, GKE and RKE2 `component: kube-proxy`, the last two as
     static pods `kube-proxy-<node>`; OpenShift runs it in `openshift-kube-proxy` (`app: kube-proxy`) or, up to 4.16, within
@@ -72,7 +78,7 @@ def find_proxy_pod(pods: Iterable[Mapping[str, Any]], node: str) -> ProxyPod | N
     found: list[tuple[int, ProxyPod]] = []
     for pod in pods:
         metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
-        if spec.get("nodeName") != node or (pod.get("status") or {}).get("phase") != "Running":
+        if spec.get("nodeName") != node or ((pod.get("status") or {}).get("phase") == "Running") is not running:
             continue
         if metadata.get("deletionTimestamp"):
             continue
@@ -124,10 +130,26 @@ class ExecReader:
         try:
             pod = find_proxy_pod(self._pods, target.name)
             if pod is None:
-                raise CollectError("no running kube-proxy pod on this node (k3s has none; where there is one, list pods)")
-            return self._read_pod(pod, target)
+                other = find_proxy_pod(self._pods, target.name, running=False)
+                known = "k3s has none; where there is one, list pods"
+                raise CollectError(f"no running kube-proxy pod on this node ({self._state(other) if other else known})")
+            try:
+                return self._read_pod(pod, target)
+            except _NotRunningError:
+                raise CollectError(f"the container {pod.container} of {self._state(pod)}") from None
         except CollectError as error:
             return Unreachable(node=target.name, reason=one_line(f"exec: {error}"), via=self.via)
+
+    def _state(self, pod: ProxyPod) -> str:
+        """Why a pod cannot be asked, by its status: `pod kube-proxy-x does not run: CrashLoopBackOff, restarted 7 times`."""
+        for item in self._pods:
+            meta, status = item.get("metadata") or {}, item.get("status") or {}
+            if (meta.get("namespace"), meta.get("name")) == (pod.namespace, pod.pod):
+                said = str(proxy_container(item, pod.container) or "")
+                phase = status.get("phase", "")
+                said = said or (f"it is {phase}" if phase not in ("Running", "") else "")
+                return f"pod {pod.pod} does not run" + (f": {said}" if said else "")
+        return f"pod {pod.pod} does not run"
 
     def run(self, target: NodeTarget, script: str, nonce: str, *, via: str = "") -> bytes:  # noqa: ARG002 - the interface's
         """What another script prints in the node's kube-proxy pod, which has the node's network. Raises CollectError."""
@@ -139,6 +161,8 @@ class ExecReader:
     def run_inside(self, pod: ProxyPod, script: str) -> bytes:
         """What a script prints in a container. Raises CollectError."""
         result = self._run(pod, ["sh", "-s"], script.encode())
+        if result.status in (126, 127) and _NO_PROGRAM.search((result.out[-4000:] + result.err).decode("utf-8", "replace")):
+            raise _NoShellError(f"the image of {pod.pod} has no shell")  # as dockershim and cri-dockerd say it
         if result.status != 0:
             said = one_line(result.err.decode("utf-8", "backslashreplace"))
             raise CollectError(f"the shell in {pod.pod} ended with status {result.status}" + (f": {said}" if said else ""))
@@ -163,26 +187,45 @@ class ExecReader:
         """The rules alone, a command at a time: what is left where the image has iptables and no shell."""
         taken, nonce = time.time(), new_nonce()
         sections: list[tuple[str, bytes, bytes, int]] = []
+        notes = {"sysctl.txt": f"the image of {pod.pod} has no shell, and nothing else that could read it"}
 
-        def run(name: str, *command: str) -> bytes:
+        def run(name: str, *command: str) -> ExecResult | None:
             try:
                 result = self._run(pod, command, None)
             except _NoShellError:
-                return b""
+                return None
             sections.append((name, *result))
-            return result.out if result.status == 0 else b""
+            return result
 
-        run("iptables-save.txt", "iptables-save")
-        run("ip6tables-save.txt", "ip6tables-save")
         # Not `list tables`: that would read every rule of the node first (node_script.py).
-        tables = run("nft-tables.txt", "nft", "list", "flowtables")
+        listed = run("nft-tables.txt", "nft", "list", "flowtables")
+        tables = f"\n{listed.out.decode('utf-8', 'replace')}" if listed is not None and listed.status == 0 else None
+        if listed is None:
+            notes["nft-tables.json"] = f"the image of {pod.pod} has no nft"
+        for family, program in (("ip", "iptables"), ("ip6", "ip6tables")):
+            saved = run(f"{program}-save.txt", f"{program}-save")
+            if saved is None:
+                continue
+            mine = [t for t in ("filter", "nat", "mangle", "raw", "security") if f"\ntable {family} {t} {{" in (tables or "")]
+            if b"(nf_tables)" in saved.out[:200]:
+                # iptables-nft warns of legacy tables; without them, the other program would load the kernel's modules.
+                if b"-legacy tables present" in saved.err + saved.out:
+                    run(f"{program}-legacy-save.txt", f"{program}-legacy-save")
+                else:
+                    notes[f"{program}-legacy-save.txt"] = f"no tables: {program}-save warns of none"
+            elif mine:
+                run(f"{program}-nft-save.txt", f"{program}-nft-save")
+            else:
+                said = "no tables: nft lists none" if tables is not None else "nft does not list the kernel's tables"
+                notes[f"{program}-nft-save.txt"] = said
         for family in ("ip", "ip6"):
-            if f"\ntable {family} kube-proxy {{" in "\n" + tables.decode("utf-8", "replace"):
+            if f"\ntable {family} kube-proxy {{" in (tables or ""):
                 run(f"nft-ruleset.json/{family}", "nft", "-j", "list", "table", family, "kube-proxy")
         if not sections:
             raise CollectError(f"the image of {pod.pod} has neither a shell nor iptables-save nor nft")
         run("tools.txt", "iptables", "-V")
-        return node_dump(framed(nonce, sections), nonce, node=target.name, via=self.via, taken=taken, max_bytes=self._max_bytes)
+        data = framed(nonce, sections, notes)
+        return node_dump(data, nonce, node=target.name, via=self.via, taken=taken, max_bytes=self._max_bytes)
 
     def _run(self, pod: ProxyPod, command: Sequence[str], stdin: bytes | None) -> ExecResult:
         return run_in_pod(
@@ -238,7 +281,7 @@ def run_in_pod(
                     socket.send_binary(bytes([CLOSE, STDIN]))
         return _receive(socket, time.monotonic() + timeout, timeout, max_bytes)
     except websocket.WebSocketBadStatusException as error:
-        raise CollectError(_refused(error, pod)) from None
+        raise _refused(error, pod) from None
     except (websocket.WebSocketTimeoutException, TimeoutError):
         raise CollectError(f"{pod.pod}: the API server gave no answer within {connect_timeout:g} s") from None
     except (websocket.WebSocketException, OSError, ValueError) as error:
@@ -294,29 +337,43 @@ def _exit_status(status: bytes) -> int:
         for cause in causes:
             if cause.get("reason") == "ExitCode":
                 return int(cause["message"])
-        message = one_line(str(said.get("message") or said.get("reason") or "unknown"))
+        message = one_line(str(said.get("message") or said.get("reason") or "unknown"), 4000)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         shown = one_line(status.decode("utf-8", "replace"), 120)
         raise CollectError(f"the command's status is not understood: {shown}") from None
-    if "executable file not found" in message or "no such file or directory" in message:
-        raise _NoShellError(message)
-    raise CollectError(f"the command could not be run: {message}")
+    if _NO_PROGRAM.search(message):
+        raise _NoShellError("the container's image has no shell")
+    if _NOT_RUNNING.search(message):
+        raise _NotRunningError(_end_of(message))
+    raise CollectError(f"the command could not be run: {_end_of(message)}")
 
 
-def _refused(error: Any, pod: ProxyPod) -> str:
+_NO_PROGRAM = pattern(r"executable file not found|exec: .*no such file or directory|stat .*no such file or directory")
+_NOT_RUNNING = pattern(r"container not found|container .*(?:is )?not running|cannot exec in a stopped|container is in .*EXITED")
+"""What kubelet, containerd, CRI-O and runc say of a container that has ended."""
+
+
+def _end_of(message: str, limit: int = 240) -> str:
+    """The end of what a container runtime says, where the reason is: before it come the names of those who passed it on."""
+    return message if len(message) <= limit else f"…{message[1 - limit :]}"
+
+
+def _refused(error: Any, pod: ProxyPod) -> CollectError:
     """Why the API server refused the websocket, in its own words where it has any."""
     body = error.resp_body or b""
     try:
         said = str(json.loads(body).get("message") or "")
     except (ValueError, AttributeError, RecursionError):
         said = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
+    if _NOT_RUNNING.search(said):
+        return _NotRunningError(_end_of(one_line(said, 4000)))
     said = one_line(said, 200)
     if error.status_code == 403:
-        return (
+        return CollectError(
             f"no permission to run commands in pod {pod.namespace}/{pod.pod}: the role needs the verbs get and create on "
             f"pods/exec in {pod.namespace}" + (f" ({said})" if said else "")
         )
-    return f"{pod.pod}: the API server answered {error.status_code}" + (f": {said}" if said else "")
+    return CollectError(f"{pod.pod}: the API server answered {error.status_code}" + (f": {said}" if said else ""))
 
 
 def _tls(configuration: Any) -> dict[str, Any]:
