@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from ..checks.case import Case, Facts
 from ..checks.compare import compare
 from ..checks.landmarks import Landmarks
-from ..checks.observation import Observation, Unsure
+from ..checks.observation import NotJudged, Observation, Unsure
 from ..expect.names import endpoint_hash, nft_endpoint
 from ..expect.routes import NodeView
-from ..model.fast_dataclass import dataclass
+from ..model.fast_dataclass import dataclass, field
 from ..model.net import Backend
 from ..model.plan import Expectation, PortPlan
+from ..model.ranges import Ranges
 from ..model.routes import Client
-from ..model.walk_result import Observed
+from ..model.walk_result import Observed, Step
 from ..observe.ask import Asker
+from ..observe.packet import Without
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +28,18 @@ class Ground:
     asker: Asker
     landmarks: Landmarks
     facts: Facts
+    suspects: list[frozenset[Step]] = field(default_factory=list)
+    """Other programs' rules that were found to blame."""
 
-    def observe(self, expectation: Expectation) -> Observed:
-        """What the rules do with the packets that an expectation is about."""
+    def observe(
+        self, expectation: Expectation, sources: Ranges | None = None, *, without: Without | None = None
+    ) -> Observed:
+        """What the rules do with the packets that an expectation is about. `sources`: those of some of its sources only."""
         from_pod = expectation.client in (Client.POD, Client.HAIRPIN)
-        return self.asker.ask(expectation.frontend, expectation.sources, from_node=expectation.from_node, from_pod=from_pod)
+        return self.asker.ask(
+            expectation.frontend, expectation.sources if sources is None else sources,
+            from_node=expectation.from_node, from_pod=from_pod, without=without,
+        )  # fmt: skip
 
     def case(self, plan: PortPlan, expectation: Expectation, observed: Observed) -> Case:
         """One question beside both answers."""
@@ -46,9 +55,11 @@ class Ground:
             mark=1 << config.masquerade_bit,
             clears_mark=behaviour.clears_mark,
             endpoint_chain=endpoint_chains(plan, nftables=behaviour.nftables),
+            ask_without=lambda sources, without: self.observe(expectation, sources, without=without),
+            suspects=self.suspects,
         )
 
-    def compare(self, plan: PortPlan, expectation: Expectation, observed: Observed) -> Iterator[Observation | Unsure]:
+    def compare(self, plan: PortPlan, expectation: Expectation, observed: Observed) -> Iterator[Observation | Unsure | NotJudged]:
         """What is wrong, or cannot be judged."""
         return compare(self.case(plan, expectation, observed))
 
@@ -72,7 +83,8 @@ class AskedPort:
 
     def again(self, expectation: Expectation) -> list[Observation | Unsure]:
         """What the audit says about one expectation alone."""
-        return list(self.ground.compare(self.plan, expectation, self.ground.observe(expectation)))
+        found = self.ground.compare(self.plan, expectation, self.ground.observe(expectation))
+        return [result for result in found if not isinstance(result, NotJudged)]
 
 
 Listener = Callable[[AskedPort], None]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..checks.heal import Healing, ProxyState
-from ..checks.observation import Observation, Unsure
+from ..checks.observation import NotJudged, Observation, Unsure
 from ..checks.rollup import roll_up
 from ..errors import ParseError
 from ..model.cluster import Service
@@ -33,6 +33,7 @@ class Ledger:
         self.node = node
         self.services = services
         self.observations: list[Observation] = []
+        self.disturbances: list[NotJudged] = []
         self.unverified: list[Unverified] = []
         self.unverified_services: set[str] = set()
         self.notes: list[str] = []
@@ -78,10 +79,12 @@ class Ledger:
 
     # ---- what was found ---------------------------------------------------------------------------------------------
 
-    def note(self, result: Observation | Unsure) -> None:
+    def note(self, result: Observation | Unsure | NotJudged) -> None:
         """Note what the comparison of one frontend and client gave."""
         if isinstance(result, Observation):
             self.observations.append(result)
+        elif isinstance(result, NotJudged):
+            self.disturbances.append(result)
         else:
             self.unsure(result)
 

@@ -94,7 +94,7 @@ class IptablesFamily:
         hooks = self.reference.hooks if self.reference and self.same else merge([*map(base_chains, sources), beside])
         self.ground = Ground(
             view=view,
-            asker=asker(view, hooks),
+            asker=asker(view, hooks, IPTABLES),
             landmarks=IPTABLES,
             facts=Facts(
                 services_programmed=frame_iptables.services_programmed(rules),

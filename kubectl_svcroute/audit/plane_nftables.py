@@ -91,7 +91,7 @@ class NftablesFamily:
         self.chains = base_chains(rules, family, skip_tables=printed)
         self.ground = Ground(
             view=view,
-            asker=asker(view, merge([self.chains, *(iptables_base_chains(other) for other in others)])),
+            asker=asker(view, merge([self.chains, *(iptables_base_chains(other) for other in others)]), NFTABLES),
             landmarks=NFTABLES,
             facts=Facts(
                 services_programmed=frame_nftables.services_programmed(table),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..checks.landmarks import Landmarks
 from ..expect.routes import LOOPBACK, NodeView, detector_of, never_clients
 from ..expect.versions import Behaviour
 from ..model.cluster import Node, ProxyConfig
@@ -61,12 +62,13 @@ def _interface_addresses(dump: NodeDump, family: int) -> list[Ranges]:
     return found
 
 
-def asker(view: NodeView, hooks: Hooks) -> Asker:
-    """The node's rules, ready to be asked."""
+def asker(view: NodeView, hooks: Hooks, landmarks: Landmarks) -> Asker:
+    """The node's rules, ready to be asked. `landmarks`: what tells kube-proxy's rules from other programs'."""
     patterns = frozenset([view.detector.pattern]) if view.detector.pattern else frozenset[str]()
     return Asker(
         hooks=hooks,
         context=NodeContext(family=view.family, local=view.local, pod_networks=view.pod_networks),
         pod_side=Interface(fits=patterns, not_fits=frozenset({"lo"})),
         uplink=Interface(not_fits=patterns | {"lo"}),
+        own=landmarks.own,
     )

@@ -1,18 +1,20 @@
 """Where on its way a packet went wrong, and whose rule that is.
 
-A way is a list of steps. For each kind of wrong end there is one question to ask of it: did it reach kube-proxy's chain,
-and if not, what stood before; did it find its Service there; was it marked; did it reach the masquerade. A step that is
-not about one address or port, outside the chains of one Service, is the node's fault and not the Service's.
+A way is a list of steps. For each kind of wrong end there is one question to ask of it: did it reach kube-proxy's chain; did
+it find its Service there; was it marked; did it reach the masquerade. A step that is not about one address or port, outside
+the chains of one Service, is the node's fault and not the Service's. Another program's rule is to blame only where
+`effect.py` has shown that the packet would end as it should without it (`Case.culprits`): then it alone is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model.fast_dataclass import dataclass
+from ..model.fast_dataclass import dataclass, replace
 from ..model.net import FrontendKind
 from ..model.routes import Action
 from ..model.walk_result import End, Step
+from . import programs
 from .case import Case
 from .landmarks import NFTABLES
 
@@ -34,29 +36,34 @@ def _entry_hook(case: Case) -> str:
     return "OUTPUT" if case.expectation.from_node else "PREROUTING"
 
 
-def _foreign(case: Case, step: Step) -> bool:
-    """Whether a step is another program's: outside kube-proxy's chains, or a stranger in the shared ones."""
-    return not case.landmarks.of_proxy(step.chain)
-
-
 def _where(step: Step) -> str:
     return f"{step.target} in chain {step.chain} of table {step.table}"
+
+
+def foreign(case: Case, step: Step, does: str, *, code: str, one: str = "") -> Blame:
+    """Another program's rule is to blame, whose name and remedy are said. `one`: the code if it is about one address or port."""
+    program = programs.of_step(step, case.facts.chains())
+    whose = f": a rule of {program.name}; {program.advice}" if program is not None else ""
+    return Blame(
+        code=one if one and step.pins else code,
+        message=f"{_where(step)} {does}{whose}",
+        key=step.rule,
+        node_wide=not step.pins,
+        place="foreign",
+    )
 
 
 def blame_untranslated(case: Case, end: End) -> Blame:
     """The packet passed as it came: where was it lost on its way to a DNAT?"""
     marks = case.landmarks
+    if (culprit := case.culprit(end)) is not None:
+        return foreign(case, culprit, f"takes the packet before {marks.services} translates it", code="SR104", one="SR102")
     hook = _entry_hook(case)
     # What stopped it in the end is another question: this one is why it was not translated before.
     way = end.way[:-1] if end.action in (Action.DROP, Action.REJECT) else end.way
     steps = [s for s in way if s.hook == hook]
     entered = next((n for n, s in enumerate(steps) if s.target == marks.services and s.table.endswith(marks.table)), None)
     if entered is None:
-        blocker = next((s for s in reversed(steps) if s.target in _TERMINAL or s.target in ("CT", "NOTRACK")), None)
-        if blocker is not None:
-            code, wide = ("SR102", False) if blocker.pins else ("SR104", True)
-            message = f"{_where(blocker)} takes the packet before {marks.services}"
-            return Blame(code=code, message=message, key=blocker.rule, node_wide=wide, place="foreign")
         if not case.facts.services_programmed:
             return _never_programmed(case)
         if (hook, marks.services) in case.facts.hooks:
@@ -64,7 +71,8 @@ def blame_untranslated(case: Case, end: End) -> Blame:
         else:
             message = f"{hook} no longer jumps to {marks.services}"
         return Blame(code="SR103", message=message, key=hook, node_wide=True, place="hook")
-    after = steps[entered + 1 :]
+    # A table that comes later has no part in the translation.
+    after = [s for s in steps[entered + 1 :] if s.table.endswith(marks.table)]
     own = [s for s in after if marks.of_service(s.target)]
     if own:
         stopper = next((s for s in reversed(after) if s.target in ("ACCEPT", "RETURN")), None)
@@ -102,32 +110,40 @@ def _never_programmed(case: Case) -> Blame:
 def blame_stopped(case: Case, end: End) -> Blame:
     """The packet was dropped or rejected: by whom?"""
     step = end.way[-1]
-    frontend = case.expectation.frontend
+    marks, frontend = case.landmarks, case.expectation.frontend
     lb = frontend.kind is FrontendKind.LOAD_BALANCER
     allowed = case.expectation.action is Action.TRANSLATE
-    if allowed and not end.translated and _to_filter(step):
+    culprit = case.culprit(end)
+    if culprit is not None and culprit.target not in ("DROP", "REJECT"):
+        if allowed and not end.translated and culprit.target not in ("MARK", "CONNMARK"):
+            return blame_untranslated(case, end)
+        return foreign(case, culprit, f"leads the packet to {_where(step)}", code="SR402")
+    if culprit is None and allowed and not end.translated and _to_filter(step):
         # It should not have come here with this address: what kept it from being translated is the cause.
         lost = blame_untranslated(case, end)
         early = lost.code == "SR103" and _stopped_first(case, step)
         if not early and (lost.node_wide or lost.code in ("SR101", "SR102", "SR105", "SR107")):
             return lost
     targets = {s.target for s in end.way}
-    if allowed and case.landmarks.mark in targets and step.chain == "KUBE-FIREWALL" and "KUBE-MARK-DROP" not in targets:
+    if allowed and marks.mark in targets and step.chain == "KUBE-FIREWALL" and "KUBE-MARK-DROP" not in targets:
         return _mismatch(case, end)
-    if step.chain.startswith(case.landmarks.firewall_prefixes) and allowed and case.plan.service.source_ranges and lb:
+    if step.chain.startswith(marks.firewall_prefixes) and allowed and case.plan.service.source_ranges and lb:
         message = f"{_where(step)} keeps out sources that loadBalancerSourceRanges let in"
         return Blame(code="SR408", message=message, key=str(frontend), place="service")
-    own = case.landmarks.of_proxy(step.chain) or any(case.landmarks.of_service(s.chain) for s in end.way[-2:])
-    if step.target == "REJECT" and own:
+    if not marks.own(step):
+        stopped = foreign(case, step, "stops the packet", code="SR402")
+        return stopped if stopped.node_wide else replace(stopped, key=f"{step.rule} {frontend}")
+    if step.target == "REJECT":
         message = f"{_where(step)} refuses connections although the Service has usable endpoints"
         return Blame(code="SR401", message=message, key=str(frontend), place="entry")
-    wide = not step.pins and not case.landmarks.of_service(step.chain)
+    service = marks.of_service(step.chain)
+    wide = not step.pins and not service
     return Blame(
         code="SR402",
         message=f"{_where(step)} stops the packet",
         key=step.rule if wide else f"{step.rule} {frontend}",
         node_wide=wide,
-        place="fixed" if own and not wide else "foreign",
+        place="service" if service else "fixed",
     )
 
 
@@ -143,6 +159,10 @@ def _last(way: Sequence[Step], targets: tuple[str, ...]) -> Step | None:
 
 def blame_translation(case: Case, end: End) -> Blame | None:
     """The packet was translated somewhere it should not go: another program's doing? None when kube-proxy's own chains did it."""
+    culprit = case.culprit(end)
+    if culprit is not None:
+        does = f"sends the packet to {end.backend}, past the Service's endpoints"
+        return foreign(case, culprit, does, code="SR104", one="SR102")
     step = _last(end.way, ("DNAT", "REDIRECT"))
     if step is None or case.landmarks.of_service(step.chain):
         return None
@@ -158,18 +178,22 @@ def marked(case: Case, end: End) -> Step | None:
         found = next((s for s in before if s.target == case.landmarks.mark), None)
         if found is not None:
             return found
-    return next((s for s in before if s.target == "MARK" and case.landmarks.of_proxy(s.chain)), None)
+    return next((s for s in before if s.target == "MARK" and case.landmarks.own(s)), None)
 
 
 def by_proxy(case: Case, end: End) -> bool:
     """Whether kube-proxy's own rule masqueraded the packet."""
     step = _last(end.way, ("MASQUERADE", "SNAT"))
-    return step is not None and not _foreign(case, step)
+    return step is not None and case.landmarks.own(step)
 
 
 def blame_no_masquerade(case: Case, end: End, *, hairpin: bool) -> Blame:
     """The packet should leave masqueraded and does not: was it marked, and did the mark arrive?"""
     marks = case.landmarks
+    if (culprit := case.culprit(end)) is not None:
+        if culprit.target in ("MARK", "CONNMARK"):
+            return foreign(case, culprit, "changes the mark that asks for masquerade", code="SR311")
+        return foreign(case, culprit, f"ends POSTROUTING before {marks.postrouting}", code="SR306")
     by_set = hairpin and case.facts.hairpin_rule is not None
     if by_set and marked(case, end) is None:
         lost = _postrouting_lost(case, end)
@@ -182,10 +206,6 @@ def blame_no_masquerade(case: Case, end: End, *, hairpin: bool) -> Blame:
         code = "SR302" if hairpin else "SR301"
         who = "a pod that is sent to itself" if hairpin else f"{case.expectation.client} clients"
         return Blame(code=code, message=f"no rule marks packets of {who} for masquerade", place="service")
-    changer = next((s for s in end.way if s.target in ("MARK", "CONNMARK") and _foreign(case, s)), None)
-    if changer is not None:
-        message = f"{_where(changer)} changes the mark that asks for masquerade"
-        return Blame(code="SR311", message=message, key=changer.rule, node_wide=not changer.pins, place="foreign")
     return _postrouting_lost(case, end) or _mismatch(case, end)
 
 
@@ -194,10 +214,6 @@ def _postrouting_lost(case: Case, end: End) -> Blame | None:
     marks = case.landmarks
     after = [s for s in end.way if s.hook == "POSTROUTING"]
     if not any(s.target == marks.postrouting for s in after):
-        blocker = next((s for s in reversed(after) if s.target in _TERMINAL), None)
-        if blocker is not None:
-            message = f"{_where(blocker)} ends POSTROUTING before {marks.postrouting}"
-            return Blame(code="SR306", message=message, key=blocker.rule, node_wide=not blocker.pins, place="foreign")
         if ("POSTROUTING", marks.postrouting) in case.facts.hooks:
             message = f"POSTROUTING's jump to {marks.postrouting} does not catch the packet"
         else:
@@ -221,18 +237,17 @@ def _mismatch(case: Case, end: End) -> Blame:
 def blame_masquerade(case: Case, end: End) -> Blame:
     """The packet is masqueraded and should not be: who asked for it?"""
     marks = case.landmarks
-    changer = next((s for s in end.way if s.target in ("MARK", "CONNMARK") and _foreign(case, s)), None)
+    if (culprit := case.culprit(end)) is not None:
+        if culprit.target in ("MARK", "CONNMARK"):
+            return foreign(case, culprit, "sets the mark that asks for masquerade", code="SR311")
+        return foreign(case, culprit, "changes the source of Service traffic", code="SR310")
     asked = marked(case, end)
     step = _last(end.way, ("MASQUERADE", "SNAT"))
-    if asked is not None and changer is None and step is not None and not _foreign(case, step):
+    if asked is not None and step is not None and marks.own(step):
         wide = not asked.pins and not marks.of_service(asked.chain)
         message = f"chain {asked.chain} marks packets of {case.expectation.client} clients for masquerade"
         return Blame(code="SR303", message=message, key=asked.rule if wide else "", node_wide=wide, place="service")
-    if changer is not None and step is not None and not _foreign(case, step):
-        message = f"{_where(changer)} sets the mark that asks for masquerade"
-        return Blame(code="SR311", message=message, key=changer.rule, node_wide=not changer.pins, place="foreign")
-    if step is not None and _foreign(case, step):
-        message = f"{_where(step)} changes the source of Service traffic"
-        return Blame(code="SR310", message=message, key=step.rule, node_wide=not step.pins, place="foreign")
+    if step is not None and not marks.own(step):
+        return foreign(case, step, "changes the source of Service traffic", code="SR310")
     where = step.chain if step else marks.postrouting
     return Blame(code="SR309", message=f"{where} masquerades packets that are not marked", key="", node_wide=True, place="fixed")

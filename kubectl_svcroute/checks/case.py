@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..model.fast_dataclass import dataclass
 from ..model.net import Backend
@@ -10,9 +10,12 @@ from ..model.plan import Expectation, PortPlan
 from ..model.ranges import Ranges, describe
 from ..model.report import Severity
 from ..model.routes import Action
-from ..model.walk_result import Atom, End, Observed
+from ..model.walk_result import Atom, End, Observed, Step
 from .landmarks import Landmarks
 from .observation import Observation
+
+Without = Callable[[str, str, object, str], bool]
+"""True for a rule that is left out: see `observe.packet.Without`."""
 
 CLOSE = 1e-6
 """Shares nearer to each other than this are the same; iptables keeps probabilities in 31 bits, and n rules multiply."""
@@ -36,6 +39,8 @@ class Facts:
     """nftables from 1.36: whether the rule that masquerades what a pod sends to itself stands; None: pods are marked."""
     hooks: frozenset[tuple[str, str]]
     """(built-in chain, chain of kube-proxy) of each jump that stands, whatever it asks for."""
+    chains: Callable[[], Iterable[str]] = tuple
+    """The names of all chains of the node's rules, to name the program that a policy belongs to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,16 @@ class Case:
     clears_mark: bool
     endpoint_chain: Callable[[Backend], frozenset[str]]
     """The names that an endpoint's chain can have, to say whose chain sends elsewhere."""
+    ask_without: Callable[[Ranges, Without], Observed]
+    """Ask the same question for some sources, with rules left out."""
+    suspects: list[frozenset[Step]]
+    """Rules that were found to blame for other questions about the same rules, the last one last. Added to."""
+    culprits: frozenset[Step] = frozenset()
+    """The rules of other programs without which everything would be as expected; empty while kube-proxy's own are asked about."""
+
+    def culprit(self, end: End) -> Step | None:
+        """The first rule on the path that is to blame."""
+        return next((step for step in end.way if step in self.culprits), None) if self.culprits else None
 
     @property
     def service(self) -> str:

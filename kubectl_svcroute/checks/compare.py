@@ -3,7 +3,8 @@
 Theory of operation. An `Expectation` is about a set of sources; the walk answered with atoms, sets of sources that the
 node treats alike. For each atom, in this order:
 
-1. what cannot be told is unsure, and nothing more is said of it;
+1. what cannot be told is unsure, unless everything that may happen is wrong; a doubt that decides only whether another
+   program disturbs the packet is not kube-proxy's, and is kept apart (`NotJudged`);
 2. an action that should not be: find the step of the way where it went wrong, and whose rule that is (`blame.py`);
 3. the backends: which usable ones get nothing, which others get something, and whether the shares are even;
 4. the masquerade of every leg that goes where it should.
@@ -13,51 +14,96 @@ Behaviour is compared, never rule text: two rule sets that do the same are the s
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
+from ..model.fast_dataclass import replace
 from ..model.net import Backend, FrontendKind
 from ..model.ranges import describe
 from ..model.report import Severity
 from ..model.routes import Action
 from ..model.walk_result import Atom, End
-from . import blame
+from . import blame, effect
 from .case import CLOSE, Case, difference, percent, shares_text
 from .masquerade import masquerade
-from .observation import Observation, Unsure
+from .observation import NotJudged, Observation, Unsure
 
 
-def compare(case: Case) -> Iterator[Observation | Unsure]:
-    """Every difference between what should be and what is."""
-    expectation = case.expectation
+def compare(case: Case) -> Iterator[Observation | Unsure | NotJudged]:
+    """Every difference between what should be and what is, and what cannot be told."""
     for atom in case.observed.atoms:
-        if atom.unknown_share > CLOSE:
+        found = [_found(case, outcome) for outcome in atom.possible or (atom,)]
+        if all(found):
+            yield from _blamed(case, atom)
+        elif all(result == [] for result in found):
+            yield from _not_judged(atom)
+        else:
             yield Unsure(
                 code="SR905" if any("iptables" in reason and "print" in reason for reason in atom.unknown) else "SR903",
                 service=case.service,
-                reason="; ".join(atom.unknown),
-                frontend=expectation.frontend,
-                client=expectation.client,
+                reason="; ".join(atom.unknown or _reasons(atom.disturbed)),
+                frontend=case.expectation.frontend,
+                client=case.expectation.client,
                 evidence=_unknown_evidence(atom),
             )
-            continue
-        actions = {leg.action for leg in atom.shares}
-        if expectation.also and actions <= {*expectation.also, expectation.action}:
-            continue
-        if expectation.action is Action.TRANSLATE:
-            yield from _translated(case, atom)
-        else:
-            yield from _not_translated(case, atom)
-    if expectation.action is Action.TRANSLATE:
+    if case.expectation.action is Action.TRANSLATE:
         yield from _affinity(case)
 
 
+def _found(case: Case, outcome: Atom) -> list[Observation] | None:
+    """What is wrong if this happens; None where it is not known what happens."""
+    return list(_differences(case, outcome)) if outcome.unknown_share <= CLOSE else None
+
+
+def _differences(case: Case, atom: Atom) -> Iterator[Observation]:
+    expectation = case.expectation
+    if expectation.also and {leg.action for leg in atom.shares} <= {*expectation.also, expectation.action}:
+        return iter(())
+    return _translated(case, atom) if expectation.action is Action.TRANSLATE else _not_translated(case, atom)
+
+
+def _blamed(case: Case, atom: Atom) -> Iterator[Observation]:
+    """What is wrong whichever way the doubts go, with the code of what caused it."""
+    seen = (atom.possible or (atom,))[0]
+    if not effect.touched(case, atom):
+        yield from _differences(case, seen)
+        return
+    own = effect.by_own_rules(case, atom.sources, _differences)
+    if own:
+        yield from own
+        return
+    stopped = [end for end in atom.disturbed if end.action in _STOPS]
+    if stopped and case.expectation.action is Action.TRANSLATE:
+        # Another program stops the packet, or does something else to it that is wrong: the first is the plainer word for it.
+        verdict = blame.blame_stopped(replace(case, culprits=frozenset((stopped[0].way[-1],))), stopped[0])
+        yield difference(
+            case, atom, verdict.code, verdict.message, stopped[0], key=verdict.key, node_wide=verdict.node_wide,
+            place=verdict.place, observed="connections are stopped, or go wrong",
+        )  # fmt: skip
+        return
+    to_blame = replace(case, culprits=effect.culprits(case, seen, _differences))
+    # That another program lets health checks in before kube-proxy does is no fault.
+    yield from (observation for observation in _differences(to_blame, seen) if observation.code != "SR412")
+
+
+_STOPS = (Action.DROP, Action.REJECT)
+
+
+def _not_judged(atom: Atom) -> Iterator[NotJudged]:
+    """What another program may do to traffic that kube-proxy's rules send where they should."""
+    for end in atom.disturbed:
+        stopped = end.action in _STOPS
+        step = end.way[-1] if stopped else next(s for s in reversed(end.way) if s.target in ("MASQUERADE", "SNAT"))
+        effect_ = end.action.value if stopped and end.action is not None else "masquerade"
+        yield NotJudged(step=step, reason=end.doubts[-1][2] if end.doubts else "", effect=effect_)
+
+
+def _reasons(ends: Sequence[End]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(end.doubts[-1][2] for end in ends if end.doubts))
+
+
 def _unknown_evidence(atom: Atom) -> tuple[str, ...]:
-    for end in atom.ends:
-        if end.unknown:
-            return tuple(step.rule for step in end.way[-4:])
-    for end in atom.ends:
-        if end.doubts:
-            return tuple(step.rule for step in end.way[-4:])
+    for end in (*(end for end in atom.ends if end.unknown), *(end for end in (*atom.ends, *atom.disturbed) if end.doubts)):
+        return tuple(step.rule for step in end.way[-4:])
     return ()
 
 
@@ -241,7 +287,7 @@ def _not_translated(case: Case, atom: Atom) -> Iterator[Observation]:
 
 def _let_in(case: Case, atom: Atom, ends: list[End]) -> Iterator[Observation]:
     for end in ends:
-        if not any(s.hook == "INPUT" and s.target == "ACCEPT" and case.landmarks.of_proxy(s.chain) for s in end.way):
+        if not any(s.hook == "INPUT" and s.target == "ACCEPT" and case.landmarks.own(s) for s in end.way):
             port = case.expectation.frontend.port
             yield difference(
                 case, atom, "SR412", f"no rule of kube-proxy's lets health checks in on port {port}", end, key="", place="fixed"
@@ -280,33 +326,29 @@ def _not_stopped(case: Case, atom: Atom, action: Action, end: End) -> Iterator[O
     hook = next((s.hook for s in reversed(end.way) if s.hook in ("INPUT", "FORWARD", "OUTPUT")), "")
     if not hook:
         hook = "OUTPUT" if expectation.from_node else ("INPUT" if end.local else "FORWARD")
-    place = f"filter:{hook}"
+    place, why, key = f"filter:{hook}", "", ""
+    stopped = blame.blame_stopped(case, end) if action is not Action.PASS else None
+    culprit = case.culprit(end)
+    if stopped is not None:
+        why = f": {stopped.message}"
+        place = stopped.place if stopped.place == "foreign" else place
+    elif culprit is not None:
+        taken = blame.foreign(case, culprit, "takes the packet first", code="")
+        why, place = f": {taken.message}", "foreign"
+    severity = None
     if expectation.action is Action.REJECT:
-        message = "the Service has no endpoints, and connections are not rejected"
-        if action is Action.DROP:
-            verdict = blame.blame_stopped(case, end)
-            message += f" but dropped: {verdict.message}"
-        yield difference(case, atom, "SR403", message, end, key="", place=place, observed=_ACTIONS[action])
-        return
-    if action is Action.REJECT:
-        verdict = blame.blame_stopped(case, end)
-        yield difference(
-            case,
-            atom,
-            "SR409",
-            f"connections that should be dropped are rejected: {verdict.message}",
-            end,
-            key="reject",
-            place=place,
-            observed=_ACTIONS[action],
-        )
-        return
-    if expectation.denied:
-        message = "sources outside loadBalancerSourceRanges are not dropped"
-        yield difference(case, atom, "SR407", message, end, key="", place=place, observed=_ACTIONS[action])
-        return
-    message = "a local traffic policy has no endpoint here, and connections are not dropped"
-    yield difference(case, atom, "SR409", message, end, key="", place=place, observed=_ACTIONS[action])
+        code, message = "SR403", "the Service has no endpoints, and connections are not rejected"
+        if place == "foreign":
+            # They fail either way, and only later: programs that accept or drop first do this to every such Service.
+            severity = Severity.INFO
+        message += " but dropped" if stopped is not None else ""
+    elif action is Action.REJECT:
+        code, message, key = "SR409", "connections that should be dropped are rejected", "reject"
+    elif expectation.denied:
+        code, message = "SR407", "sources outside loadBalancerSourceRanges are not dropped"
+    else:
+        code, message = "SR409", "a local traffic policy has no endpoint here, and connections are not dropped"
+    yield difference(case, atom, code, message + why, end, key=key, place=place, observed=_ACTIONS[action], severity=severity)
 
 
 # ---- affinity ------------------------------------------------------------------------------------------------------

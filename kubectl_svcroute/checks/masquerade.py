@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..model.net import Backend
+from ..model.net import Backend, FrontendKind
 from ..model.ranges import Ranges, contains, number, single, subtract, union
 from ..model.report import Severity
 from ..model.routes import Action, Client, Leg
@@ -129,5 +129,7 @@ def _harmless(case: Case, leg: Leg, end: End, sources: Ranges) -> bool:
             return True
     if case.expectation.client is Client.NODE and end.masquerade == "node":
         return True
+    if case.expectation.client is Client.OUTSIDE and case.expectation.frontend.kind is FrontendKind.CLUSTER_IP:
+        return True  # kube-proxy itself does so wherever it is told which addresses are pods'
     to_pods = leg.backend is not None and contains(case.pod_networks, number(leg.backend.address))
     return case.expectation.client in (Client.POD, Client.HAIRPIN) and not to_pods

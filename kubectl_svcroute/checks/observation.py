@@ -6,6 +6,7 @@ from ..model.fast_dataclass import dataclass
 from ..model.net import Frontend
 from ..model.report import Severity
 from ..model.routes import Client
+from ..model.walk_result import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,3 +41,15 @@ class Unsure:
     frontend: Frontend
     client: Client
     evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotJudged:
+    """Another program may disturb this traffic, and whether it does is not known. Kube-proxy's own rules are verified."""
+
+    step: Step
+    """The rule that would stop the packet, or change its source."""
+    reason: str
+    """What is not known."""
+    effect: str
+    """`drop`, `reject` or `masquerade`."""

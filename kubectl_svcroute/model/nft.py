@@ -293,6 +293,9 @@ class Rule:
             self._statements, self._comment = self._read(self.raw)
         return self._comment
 
+    def __str__(self) -> str:
+        return self.text
+
     @property
     def text(self) -> str:
         """The rule as nft prints it."""

@@ -67,6 +67,11 @@ class Atom:
     unknown: tuple[str, ...]
     """Why that much cannot be told."""
     ends: tuple[End, ...]
+    possible: tuple[Atom, ...] = ()
+    """Each thing that may happen, where a doubt decides what kube-proxy's rules do; empty where none does."""
+    disturbed: tuple[End, ...] = ()
+    """Ends that a doubt leads to at which another program's rule stops the packet or changes its source, where everything
+    else is as in `shares`: what another program may do besides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

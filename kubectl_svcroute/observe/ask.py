@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..model.fast_dataclass import dataclass
 from ..model.net import Frontend
 from ..model.ranges import Ranges, number
 from ..model.routes import Action
-from ..model.walk_result import End, Observed
+from ..model.walk_result import End, Observed, Step
 from .hooks import Hooks, walk
-from .packet import Interface, NodeContext, Packet
+from .packet import Interface, NodeContext, Packet, Without
 from .shares import settle
 
 
@@ -23,6 +25,9 @@ class Asker:
     uplink: Interface
     """What is known of the interface that everybody else's come in by."""
 
+    own: Callable[[Step], bool] = lambda _: True
+    """True for the steps of kube-proxy's own rules, false for another program's."""
+
     def packet(self, frontend: Frontend, sources: Ranges, *, from_node: bool, from_pod: bool) -> Packet:
         """The first packet of a connection."""
         return Packet(
@@ -30,10 +35,19 @@ class Asker:
             dport=frontend.port, iif=self.pod_side if from_pod else self.uplink, from_node=from_node,
         )  # fmt: skip
 
-    def ask(self, frontend: Frontend, sources: Ranges, *, from_node: bool, from_pod: bool) -> Observed:
-        """What becomes of new connections, and of the next one of a client that has had one."""
-        ends = walk(self.hooks, self.packet(frontend, sources, from_node=from_node, from_pod=from_pod))
-        atoms = settle(ends)
+    def ask(
+        self, frontend: Frontend, sources: Ranges, *, from_node: bool, from_pod: bool, without: Without | None = None
+    ) -> Observed:
+        """What becomes of new connections, and of the next one of a client that has had one.
+
+        `without`: rules that are left out, to ask what would happen without them; affinity is not asked for then.
+        """
+        packet = self.packet(frontend, sources, from_node=from_node, from_pod=from_pod)
+        packet.without = without
+        ends = walk(self.hooks, packet)
+        atoms = settle(ends, own=self.own)
+        if without is not None:
+            return Observed(atoms=tuple(atoms), affinity=frozenset())
         affinity: set[int | None] = set()
         seen: set[frozenset[str]] = set()
         for end in ends:

@@ -137,10 +137,9 @@ class IptablesTable:
         while True:
             if frame is None:
                 policy = self.table.policies.get(packet.hook, "ACCEPT")
-                if policy == "DROP":
-                    packet.step(
-                        self.label, packet.hook, f"(policy DROP of chain {packet.hook}, table {self.label})", "DROP"
-                    )
+                told = f"(policy DROP of chain {packet.hook}, table {self.label})"
+                if policy == "DROP" and not self._left_out(packet, packet.hook, told, "DROP"):
+                    packet.step(self.label, packet.hook, told, "DROP")
                     done.append((Verdict.DROP, packet))
                 else:
                     done.append((Verdict.ACCEPT, packet))
@@ -152,12 +151,17 @@ class IptablesTable:
             try:
                 rule = chain.rule(positions[index])
             except ParseError as error:
+                if self._left_out(packet, chain.name, chain.raw[positions[index]], ""):
+                    frame = _Frame(chain, positions, index + 1, back)
+                    continue
                 # It may or may not match; what it does is not known either.
                 packet.step(self.label, chain.name, chain.raw[positions[index]], "?")
                 packet.unknown = f"rule not understood: {error.what}"
                 done.append((Verdict.UNKNOWN, packet))
                 return
             frame = _Frame(chain, positions, index + 1, back)
+            if packet.without is not None and packet.without(self.label, chain.name, rule.raw, rule.target):
+                continue
             matched = self._ask(rule, packet)
             if matched is None:
                 continue
@@ -176,6 +180,9 @@ class IptablesTable:
             if next_frame is _END:
                 return
             frame = None if next_frame is _LAST else next_frame
+
+    def _left_out(self, packet: Packet, chain: str, rule: str, target: str) -> bool:
+        return packet.without is not None and packet.without(self.label, chain, rule, target)
 
     @staticmethod
     def _ask(rule: Rule, packet: Packet) -> tuple[list[Packet], list[Packet]] | None:

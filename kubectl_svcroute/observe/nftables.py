@@ -234,6 +234,9 @@ class NftBase:
                 frame, at = back, 0
                 continue
             behind = _Frame(chain, index + 1, back, jumps, gotos)
+            if packet.without is not None and packet.without(walker.label, chain.name, chain.rules[index], ""):
+                frame, at = behind, 0
+                continue
             ops = walker.rule(chain, index, nat=self.nat).ops
             while at < len(ops):
                 outcome = ops[at](packet)
@@ -285,9 +288,10 @@ class NftBase:
     def _by_policy(self, packet: Packet) -> tuple[Verdict, Packet]:
         if self.policy != "drop":
             return Verdict.ACCEPT, packet
-        packet.step(
-            self.walker.label, self.name, f"(policy drop of chain {self.name}, table {self.walker.label})", "DROP"
-        )
+        told = f"(policy drop of chain {self.name}, table {self.walker.label})"
+        if packet.without is not None and packet.without(self.walker.label, self.name, told, "DROP"):
+            return Verdict.ACCEPT, packet
+        packet.step(self.walker.label, self.name, told, "DROP")
         return Verdict.DROP, packet
 
 

@@ -8,7 +8,7 @@ walked, and if they end alike the unknown did not matter (`observe.walk.settle`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..model.fast_dataclass import dataclass, field
@@ -79,13 +79,18 @@ class NodeContext:
         return contains(self.local, address)
 
 
+Without = Callable[[str, str, object, str], bool]
+"""True for a rule that is left out of a walk: by its table's label, its chain, the rule (`str` gives its text) and its target
+(empty in nftables)."""
+
+
 class Packet:
     """One branch of a walk. Mutable, and copied at forks; `trace` is shared."""
 
     __slots__ = (
         "bound_dst", "bound_src", "ctmark", "ctx", "doubts", "dport", "dst", "early", "facts", "from_node", "hook", "iif",
         "left_as", "mark", "masquerade", "memory", "original", "proto", "remembered", "seconds", "src", "trace", "unknown",
-        "untracked", "weight",
+        "untracked", "weight", "without",
     )  # fmt: skip
 
     def __init__(
@@ -132,6 +137,8 @@ class Packet:
         self.untracked = False
         self.early = False
         """The chain that it is in runs before connection tracking has seen the packet, as table raw does."""
+        self.without: Without | None = None
+        """What is left out of the walk, to ask what would happen without it; None to walk the rules as they are."""
         self.unknown = ""
         """Why what happens to the packet cannot be told."""
 

@@ -96,7 +96,7 @@ class Reasons:
     def _foreign(self, step: Step) -> bool:
         if self.nft and not step.table.endswith(self.marks.table):
             return True
-        return not self.marks.of_proxy(step.chain) and not self.marks.of_proxy(step.target)
+        return not self.marks.own(step) and not self.marks.of_proxy(step.table, step.target)
 
     def _why(self, step: Step, role: Role, *, entered: bool) -> str:
         mark = f"{self.mark:#x}"
