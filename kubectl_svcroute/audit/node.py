@@ -14,7 +14,7 @@ from ..checks.observation import Observation
 from ..errors import ParseError
 from ..expect.versions import Behaviour, behaviour
 from ..model.cluster import Node, ProxyConfig, Service
-from ..model.fast_dataclass import dataclass
+from ..model.fast_dataclass import dataclass, replace
 from ..model.node_result import NodeResult, SyncState
 from ..model.node_tools import parse_tools
 from ..model.report import Finding
@@ -65,6 +65,9 @@ def audit_node(context: ClusterContext, node: Node, dump: NodeDump, *, listeners
     subject, sync = None, None
     if config is not None and is_mode(mode):
         believed = behaviour(config, mode=mode)
+        if believed.reads_slices and config.version <= (1, 20) and "endpointslices" not in context.objects:
+            # Their API has slices as v1beta1 alone. Endpoints have the same ready addresses, and no others count there.
+            believed = replace(believed, reads_slices="endpoints" not in context.objects)
         if _endpoints_known(context, believed, ledger):
             sysctl, sync = _node_state(context, config, believed, dump, ledger)
             subject = Subject(

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ..checks.frame_iptables import Stops
+from ..checks.observation import NotJudged, Observation, Unsure
+from ..expect.endpoints import orders
 from ..expect.routes import NodeView, filtering_ranges, plan_service
 from ..expect.versions import Behaviour
 from ..model.cluster import Node, ProxyConfig, Service, Slice
 from ..model.fast_dataclass import dataclass
 from ..model.flow import Flow
+from ..model.plan import Expectation, PortPlan
 from ..model.snapshot import NodeDump
+from ..model.walk_result import Observed
 from .ask_port import AskedPort, Ground, Listener
 from .context import ClusterContext
 from .ledger import Ledger
 from .view import node_view
+
+
+class _Asked(NamedTuple):
+    """One Service port, and what the rules answered to each expectation."""
+
+    plan: PortPlan
+    answers: list[tuple[Expectation, Observed, list[Observation | Unsure | NotJudged]]]
+
+    @property
+    def wrong(self) -> int:
+        return sum(len(results) for _, _, results in self.answers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +62,12 @@ class Subject:
 
     def slices_of(self, service: Service) -> tuple[Slice, ...]:
         """The Service's endpoints, from the objects that this kube-proxy reads."""
-        return self.context.slices_of(service, legacy=not self.behaviour.reads_slices)
+        found = self.context.slices_of(service, legacy=not self.behaviour.reads_slices)
+        if any(piece.named or piece.headless for piece in found):
+            behaviour = self.behaviour
+            unseen = (behaviour.ignores_named_endpoints, behaviour.ignores_headless_label)
+            return tuple(p for p in found if not (p.named and unseen[0]) and not (p.headless and unseen[1]))
+        return found
 
     def walk(self, service: Service, slices: Sequence[Slice], ground: Ground, stops: Stops) -> bool:
         """Ask the rules about one Service; True if everything is as it should be. Notes in `stops` who should be stopped."""
@@ -55,17 +76,30 @@ class Subject:
             stops.filtered.add(service.key)
         before = ledger.mark
         told = service.key in ledger.ways
-        for plan in plan_service(service, slices, view):
+        first, *others = orders(slices)
+        asked = self._ask(service, first, ground)
+        for order in others:
+            if any(port.wrong for port in asked):
+                # kube-proxy may have met the slices in this order: what fits its rules better is taken.
+                asked = min(asked, self._ask(service, order, ground), key=lambda ports: sum(port.wrong for port in ports))
+        for plan, answers in asked:
             for listener in self.listeners:
                 listener(AskedPort(plan=plan, ground=ground))
-            for expectation in plan.expectations:
+            for expectation, observed, results in answers:
                 stops.add(service.key, expectation)
                 ledger.expected(expectation, service.key, view.family)
-                observed = ground.observe(expectation)
-                for result in ground.compare(plan, expectation, observed):
+                for result in results:
                     ledger.note(result)
                 ledger.shares_of(plan, expectation, observed, view)
         right = before == ledger.mark
         if right and not told and self.context.worth_comparing:
             ledger.ways.pop(service.key, None)  # nobody knows the path of its twins, and who is a twin depends on the node
         return right
+
+    def _ask(self, service: Service, slices: Sequence[Slice], ground: Ground) -> list[_Asked]:
+        """Ask the rules everything about one Service, with its slices in this order."""
+        asked = []
+        for plan in plan_service(service, slices, ground.view):
+            found = [(expectation, ground.observe(expectation)) for expectation in plan.expectations]
+            asked.append(_Asked(plan, [(e, seen, list(ground.compare(plan, e, seen))) for e, seen in found]))
+        return asked

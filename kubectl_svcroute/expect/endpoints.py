@@ -16,11 +16,14 @@ from ..model.plan import Candidate, Selection
 from .versions import Behaviour
 
 
-def candidates(slices: Iterable[Slice], port: ServicePort, family: int, node: Node) -> dict[Backend, Candidate]:
+def candidates(
+    slices: Iterable[Slice], port: ServicePort, family: int, node: Node, behaviour: Behaviour
+) -> dict[Backend, Candidate]:
     """All endpoints of one port and family, by address and port.
 
-    The slice's port is found by name and protocol; the Service's targetPort is not consulted. Where one address and
-    port stands twice (slices that are being repacked), a local copy wins up to 1.35, one that does not terminate from 1.36.
+    The slice's port is found by name and protocol; the Service's targetPort is not consulted. Of two copies of one address
+    and port (slices that are being repacked) a local one wins, else the one that is met first (see `orders`); from 1.36 on one
+    that does not terminate wins over one that does.
     """
     found: dict[Backend, Candidate] = {}
     me = node.name.strip().lower()
@@ -35,17 +38,31 @@ def candidates(slices: Iterable[Slice], port: ServicePort, family: int, node: No
                 local = (endpoint.node or "").lower() == me
                 candidate = Candidate(backend=backend, endpoint=endpoint, local=local)
                 other = found.get(backend)
-                if other is None or _wins(candidate, other):
+                if other is None or _wins(candidate, other, behaviour):
                     found[backend] = candidate
     return found
 
 
-def _wins(new: Candidate, old: Candidate) -> bool:
-    if new.endpoint.ready != old.endpoint.ready:
-        return new.endpoint.ready
-    if new.endpoint.terminating != old.endpoint.terminating:
+def _wins(new: Candidate, old: Candidate, behaviour: Behaviour) -> bool:
+    if behaviour.prefers_lasting and new.endpoint.terminating != old.endpoint.terminating:
         return old.endpoint.terminating
-    return new.local and not old.local
+    return new.local
+
+
+def orders(slices: Sequence[Slice]) -> Sequence[Sequence[Slice]]:
+    """The orders in which kube-proxy may meet a Service's slices, as far as it matters: they are keys of a Go map.
+
+    More than one where an address stands in several slices, and not with the same conditions.
+    """
+    if len(slices) < 2:
+        return (slices,)
+    seen: dict[tuple[int, str], object] = {}
+    for piece in slices:
+        for e in piece.endpoints:
+            state = (e.ready, e.serving, e.terminating, e.node, e.zone_hints, e.node_hints)
+            if seen.setdefault((piece.family, e.address), state) != state:
+                return (slices, slices[::-1])
+    return (slices,)
 
 
 def select(service: Service, found: dict[Backend, Candidate], node: Node, behaviour: Behaviour, *, external: bool) -> Selection:

@@ -107,7 +107,7 @@ def plan_service(service: Service, slices: Sequence[Slice], view: NodeView) -> I
     ]
     for port in service.ports:
         external = bool(port.node_port or balancers or mine)
-        found = candidates(slices, port, family, view.node)
+        found = candidates(slices, port, family, view.node, view.behaviour)
         selection = select(service, found, view.node, view.behaviour, external=external)
         planner = _Planner(service, port, view, selection)
         expectations = [
@@ -226,6 +226,9 @@ class _Planner:
         """The Service has no endpoint: reject, wherever the version's REJECT rule is on the packet's way."""
         kind = frontend.kind
         taken_in = contains(self.view.local, number(frontend.address))
+        if taken_in and source.from_node and not self.b.nftables:
+            # Where a rule in front of kube-proxy's lets in what the node sends to itself, its own TCP, or UDP, refuses it.
+            return self._refused(frontend, source, Action.REJECT, Action.PASS)
         if kind is FrontendKind.CLUSTER_IP or taken_in or self.b.nftables:
             return self._refused(frontend, source, Action.REJECT)
         if kind is FrontendKind.LOAD_BALANCER and self.b.load_balancer_reject_everywhere:

@@ -29,6 +29,10 @@ class Behaviour:
     topology-mode, as anything but disabled), or empty for none."""
     ignores_headless_label: bool
     """1.16 to 1.35: a Service with the label service.kubernetes.io/headless is not even received."""
+    ignores_named_endpoints: bool
+    """Up to 1.35: slices and Endpoints with the label service.kubernetes.io/service-proxy-name are not even received."""
+    prefers_lasting: bool
+    """From 1.36: of two copies of an endpoint one that does not terminate is taken."""
     node_hints: bool
     ip_mode: bool
     """Whether load-balancer IPs with `ipMode: Proxy` are left alone."""
@@ -90,13 +94,15 @@ def behaviour(config: ProxyConfig, *, mode: str) -> Behaviour:
         fallback = "external-local" if v <= (1, 23) else "always"
     distribution = gates.get("ServiceTrafficDistribution", v >= (1, 31))
     return Behaviour(
-        reads_slices=gates.get("EndpointSliceProxying", v >= (1, 21)),
+        reads_slices=v >= (1, 22) or gates.get("EndpointSliceProxying", v >= (1, 19)),
         terminating=fallback,
         internal_policy=gates.get("ServiceInternalTrafficPolicy", v >= (1, 22)),
         internal_yields=v <= (1, 23),
         zone_hints=gates.get("TopologyAwareHints", v >= (1, 24)),
         hints_annotation="" if distribution else "auto" if v <= (1, 26) else "mode",
         ignores_headless_label=(1, 16) <= v <= (1, 35),
+        ignores_named_endpoints=v <= (1, 35),
+        prefers_lasting=v >= (1, 36),
         node_hints=gates.get("PreferSameTrafficDistribution", v >= (1, 34)),
         ip_mode=gates.get("LoadBalancerIPMode", v >= (1, 30)),
         external_ips_bridged=v <= (1, 20),

@@ -116,6 +116,10 @@ class Slice:
     family: int
     ports: tuple[EndpointPort, ...]
     endpoints: Sequence[Endpoint]
+    named: bool = False
+    """It has the label service.kubernetes.io/service-proxy-name."""
+    headless: bool = False
+    """An Endpoints object with the label service.kubernetes.io/headless; slices with it are left out for all versions."""
     plain: PlainEndpoints | None = None
     """The same in short, where that is known; None says nothing."""
 

@@ -224,12 +224,9 @@ def parse_service(item: Mapping[str, Any]) -> Service:
         cluster_ips=cluster_ips,
         ports=ports,
         external_ips=tuple(canonical_ip(ip) for ip in spec.get("externalIPs") or ()),
-        load_balancer_ips=tuple((canonical_ip(entry["ip"]), entry.get("ipMode") or "") for entry in ingress if entry.get("ip"))
-        if kind == "LoadBalancer"
-        else (),
-        source_ranges=tuple(r.strip() for r in spec.get("loadBalancerSourceRanges") or () if r.strip())
-        if kind == "LoadBalancer"
-        else (),
+        # kube-proxy asks for no type here: the API server, up to 1.28, leaves the status to a Service that was a load balancer.
+        load_balancer_ips=tuple((canonical_ip(entry["ip"]), entry.get("ipMode") or "") for entry in ingress if entry.get("ip")),
+        source_ranges=tuple(r.strip() for r in spec.get("loadBalancerSourceRanges") or () if r.strip()),
         external_local=external_local,
         internal_local=spec.get("internalTrafficPolicy") == "Local",
         affinity=affinity,
@@ -269,18 +266,21 @@ def _slice(item: Mapping[str, Any]) -> Slice:
                 ready=True if ready is None else bool(ready),
                 serving=True if serving is None else bool(serving),
                 terminating=bool(conditions.get("terminating")),
-                node=entry.get("nodeName"),
+                # v1beta1 of the API, up to 1.20, has the node among the topology labels.
+                node=entry.get("nodeName") or (entry.get("topology") or {}).get("kubernetes.io/hostname"),
                 zone=entry.get("zone"),
                 zone_hints=tuple(z["name"] for z in zones) if zones else None,
                 node_hints=tuple(n["name"] for n in nodes) if nodes else None,
                 pod=target.get("name") if target.get("kind") == "Pod" else None,
             )
         )
-    return Slice(name=meta["name"], family=4 if kind == "IPv4" else 6, ports=ports, endpoints=tuple(endpoints))
+    named = PROXY_NAME_LABEL in (meta.get("labels") or {})
+    return Slice(name=meta["name"], family=4 if kind == "IPv4" else 6, ports=ports, endpoints=tuple(endpoints), named=named)
 
 
 def _endpoints(item: Mapping[str, Any]) -> tuple[str, tuple[Slice, ...]]:
     meta = item["metadata"]
+    labels = meta.get("labels") or {}
     found = []
     for number, subset in enumerate(item.get("subsets") or ()):
         ports = tuple(
@@ -299,7 +299,16 @@ def _endpoints(item: Mapping[str, Any]) -> tuple[str, tuple[Slice, ...]]:
                     )
                 )  # fmt: skip
         for family, endpoints in sorted(by_family.items()):
-            found.append(Slice(name=f"{meta['name']}/{number}", family=family, ports=ports, endpoints=tuple(endpoints)))
+            found.append(
+                Slice(
+                    name=f"{meta['name']}/{number}",
+                    family=family,
+                    ports=ports,
+                    endpoints=tuple(endpoints),
+                    named=PROXY_NAME_LABEL in labels,
+                    headless=HEADLESS_LABEL in labels,
+                )
+            )
     return f"{meta['namespace']}/{meta['name']}", tuple(found)
 
 
@@ -318,7 +327,7 @@ def parse_node(item: Mapping[str, Any]) -> Node:
                 odd.append(f"{entry['type']} {address}")  # one kubelet's word: it costs that node alone
                 continue
         addresses.append((entry["type"], address))
-    zone = labels.get("topology.kubernetes.io/zone") or labels.get("failure-domain.beta.kubernetes.io/zone") or ""
+    zone = labels.get("topology.kubernetes.io/zone") or ""  # the label before it, failure-domain.beta…, is not read by kube-proxy
     return Node(
         name=meta["name"],
         addresses=tuple(addresses),

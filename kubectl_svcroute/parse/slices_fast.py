@@ -45,6 +45,7 @@ class _Hints(msgspec.Struct, frozen=True, gc=False):
 
 class _Endpoint(msgspec.Struct, frozen=True, gc=False):
     addresses: tuple[str, ...] | None = None
+    topology: dict[str, str] | None = None
     conditions: _Conditions | None = None
     hints: _Hints | None = None
     node: str | None = msgspec.field(name="nodeName", default=None)
@@ -86,20 +87,28 @@ def slice_of(text: msgspec.Raw) -> Slice:
     plain = None
     if not any(map(_special, endpoints)):
         pods = [_pod(one.target) for one in endpoints]
-        plain = PlainEndpoints(addresses, [one.node for one in endpoints], pods)
+        plain = PlainEndpoints(addresses, [_node(one) for one in endpoints], pods)
     return Slice(
         name=found.metadata.name,
         family=4 if found.type == "IPv4" else 6,
         ports=ports,
         # Decoded again by whoever asks: tens of thousands of endpoints are not kept for nobody.
         endpoints=_endpoints(text) if plain is None else Lazy(lambda: _endpoints(text)),
+        named=PROXY_NAME_LABEL in (found.metadata.labels or {}),
         plain=plain,
     )
+
+
+PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 
 
 def _special(found: _Endpoint) -> bool:
     conditions = found.conditions
     return found.hints is not None or (conditions is not None and (conditions.ready is False or conditions.terminating is True))
+
+
+def _node(found: _Endpoint) -> str | None:
+    return found.node or (found.topology or {}).get("kubernetes.io/hostname")
 
 
 def _pod(target: _Target | None) -> str | None:
@@ -121,7 +130,7 @@ def _endpoint(found: _Endpoint, address: str) -> Endpoint:
         conditions.ready is not False,
         conditions.serving is not False,
         bool(conditions.terminating),
-        found.node,
+        _node(found),
         found.zone,
         _names(hints.for_zones),
         _names(hints.for_nodes),

@@ -46,7 +46,7 @@ class Setup:
 
     @property
     def reads_slices(self) -> bool:
-        return self.minor >= 21 if self.slices is None else self.slices
+        return self.minor >= 19 if self.slices is None else self.slices
 
 
 @dataclass(frozen=True)
