@@ -14,7 +14,7 @@ from ipaddress import ip_network
 from ..model.cluster import Service
 from ..model.fast_dataclass import dataclass, field
 from ..model.lazy_regex import pattern
-from ..model.net import FrontendKind
+from ..model.net import ONE_ADDRESS, FrontendKind
 from ..model.plan import Expectation
 from ..model.ranges import number
 from ..model.report import Severity
@@ -24,7 +24,7 @@ from .observation import Observation
 
 _OWN = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-", "KUBE-SEP-")
 _ENTRY = pattern(
-    r"-A \S+ (?:(?P<not>! )?-s \S+ )?(?:-d (?P<ip>[0-9a-f.:]+)/(?:32|128) )?(?:! -i \S+ )?-p (?P<proto>tcp|udp|sctp) "
+    r"-A \S+ (?:(?P<not>! )?-s \S+ )?(?:-d (?P<ip>" + ONE_ADDRESS + r")/\d+ )?(?:! -i \S+ )?-p (?P<proto>tcp|udp|sctp) "
     r'(?:-m comment --comment (?P<comment>"(?:[^"\\]|\\.)*"|[^" ]+) )?(?P<rest>.*)-m (?:tcp|udp|sctp) --dport (?P<port>\d{1,5})\b'
 )
 _INTO_OWN = pattern(r" -[jg] KUBE-(?:SVC|SVL|EXT|XLB|FW|SEP)-\S*\n")

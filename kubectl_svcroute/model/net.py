@@ -36,6 +36,8 @@ class FrontendKind(str, Enum):
         return self.value
 
 
+ONE_ADDRESS = r"(?:[0-9.]+(?=/32 )|[0-9a-f.]*:[0-9a-f:.]*(?=/128 ))"
+"""A pattern for a single address as iptables-save prints it, before its `/32` or `/128`: `2001:db8::/32` is 2^96 of them."""
 _OCTETS = frozenset(str(number) for number in range(256))
 
 

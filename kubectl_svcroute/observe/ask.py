@@ -49,14 +49,15 @@ class Asker:
         if without is not None:
             return Observed(atoms=tuple(atoms), affinity=frozenset())
         affinity: set[int | None] = set()
-        seen: set[frozenset[str]] = set()
+        seen: set[tuple[object, ...]] = set()
         for end in ends:
             if end.action is not Action.TRANSLATE:
                 continue
             if not end.remembered:
                 affinity.add(None)
-            elif end.remembered not in seen:
-                seen.add(end.remembered)
+            # Two endpoints may share one list by mistake: what a list leads to says nothing about who entered it.
+            elif (key := (end.remembered, end.backend, end.sources)) not in seen:
+                seen.add(key)
                 affinity.add(self._again(frontend, end, from_node=from_node, from_pod=from_pod))
         return Observed(atoms=tuple(atoms), affinity=frozenset(affinity))
 

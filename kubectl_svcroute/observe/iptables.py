@@ -11,6 +11,7 @@ import re
 from ipaddress import ip_address
 
 from ..errors import ParseError
+from ..model.net import ONE_ADDRESS
 from ..model.ranges import ALL, network, number, subtract
 from ..model.ruleset import IptablesRules, Table
 from .hooks import SOURCE_HOOKS, BaseChain
@@ -40,7 +41,7 @@ _MAX_DEPTH = 512
 """Deeper than any kernel allows (nf_tables: 16 jumps; ip_tables: the number of chains, loops refused at load)."""
 
 # Only text that cannot stand inside a comment is relied on: these anchor at the line's start.
-_BY_ADDRESS = re.compile(r"-A \S+ (?:(?:! )?-s \S+ )?-d ([0-9a-f.:]+)/(?:32|128) ")
+_BY_ADDRESS = re.compile(rf"-A \S+ (?:(?:! )?-s \S+ )?-d ({ONE_ADDRESS})/\d+ ")
 _BY_PORT = re.compile(
     r'-A \S+ (?:(?:! )?-[sd] \S+ )*-p (?:tcp|udp|sctp) (?:-m comment --comment (?:"[^"\\]*"|[^" ]+) )?'
     r"(?:-m addrtype --dst-type LOCAL )?-m (?:tcp|udp|sctp) --dport (\d{1,5}) "

@@ -13,11 +13,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 from ..errors import ParseError
+from ..model.net import ONE_ADDRESS
 from ..model.ranges import Ranges, contains, network, number
 from ..observe.iptables_words import Quoted, split_rule
 
 MOST_NETWORKS = 64
-PINNED = re.compile(r"-A \S+ (?:(?:! )?-s \S+ )?-d ([0-9a-f.:]+)/(?:32|128) ")
+PINNED = re.compile(rf"-A \S+ (?:(?:! )?-s \S+ )?-d ({ONE_ADDRESS})/\d+ ")
 _SAFE = {
     "comment": 1, "ctstate": 1, "state": 1, "mark": 1, "nfacct-name": 1, "dport": 1, "src-type": 1, "dst-type": 1,
 }  # fmt: skip

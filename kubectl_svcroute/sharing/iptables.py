@@ -46,6 +46,16 @@ _INTO_OWN = re.compile(r" -[jg] KUBE-(?:SVC|SVL|EXT|XLB|FW|SEP)-")
 _NETWORK = re.compile(r"-A \S+ (?:! )?-[sd] (\S+) -p ")
 _ADDRESS = re.compile(r"(?<![\w.:/%-])(?<!--mask )(?:\d+(?:\.\d+){3}|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*)(?:/[0-9.]+)?(?![\w.:/])")
 _OTHER_PORT = re.compile(r"--(?:dport|destination-port|ports?)\S* (?!%s )")
+_COMMENT = re.compile(r' --comment (?:"[^"]*"|[^" ]+)')
+_OPTION = re.compile(r" (?:--([\w-]+)|-([a-zA-Z])(?= ))")
+_OWN_OPTIONS = frozenset(
+    # Letters: those of iptables itself. Words: of comment, mark, statistic, recent, nfacct, addrtype, conntrack, and targets.
+    ("A", "s", "d", "p", "m", "j", "g", "i", "o", "comment", "dport", "mark", "mode", "probability", "every", "packet", "name",
+     "mask", "rsource", "set", "rcheck", "update", "remove", "seconds", "reap", "nfacct-name", "src-type", "dst-type", "ctstate",
+     "state", "to-destination", "persistent", "set-xmark", "or-mark", "xor-mark", "random-fully")
+)  # fmt: skip
+"""Options by which a Service's own rules cannot tell it from another whose rules look the same: what is the Service's own has
+a placeholder, and all else is the same for both. Any other, such as `--ctorigdstport`, may ask for what only one of them has."""
 _MOST_OUTER = 4
 _MOST_MODELS = 8
 
@@ -320,12 +330,12 @@ class Twins:
             if found[1] != proto or int(found[2]) != port:
                 continue  # another port of the same address: it asks for that, so it never catches these packets
             parts.append(rule + "\n")
+            positions.append(before)  # of the mark too: what catches everything may stand between the two
             if found[3] == "KUBE-MARK-MASQ":
                 continue
             if chain is not None and found[3] != chain:
                 return None
             chain = found[3]
-            positions.append(before)
         return chain
 
     def key(self, cone: Cone, ask: Ask) -> object | None:
@@ -369,6 +379,8 @@ def _weighed(text: str, cells: Cells) -> bool:
 
     Else it might be about another Service whose rules look the same.
     """
+    if any((word or letter) not in _OWN_OPTIONS for word, letter in _OPTION.findall(_COMMENT.sub("", text))):
+        return False
     try:
         return _OTHER_PORT.search(text) is None and all(cells.divides(network(where)) for where in _ADDRESS.findall(text))
     except ValueError:

@@ -12,11 +12,12 @@ and ports that it names. A rule that asks for anything else turns this off, and 
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from ..model.nft import (
     Aside,
@@ -46,7 +47,7 @@ from ..model.nft import (
     VerdictMap,
 )
 from ..model.nft_elements import ADDRESS4, ADDRESS6, NUMBER, PROTOCOL, Key, PlainElements
-from ..model.ranges import Ranges, contains, network, number
+from ..model.ranges import Ranges, contains, network, number, single
 from ..model.ruleset import IptablesRules
 from ..observe.nft_match import address_ranges, calculable
 from .cells import Cells
@@ -61,6 +62,7 @@ _JUMPS = re.compile(r'\{"(?:goto|jump)": \{"target": "([^"\\]*)"\}\}')
 _SETS = re.compile(r'"@([^"\\]*)"')
 _DESTINATION = re.compile(r'(?:\{"concat": \[|"addr": )("([0-9a-f.:]+)", (?:"port": )?(\d+))')
 _WORD = re.compile(r'"[^"\\]*"(?:, (?:"port": )?\d+)?|(?<="right": )\d+')
+_decode = json.JSONDecoder().raw_decode
 _SERVICE_KEY = ("daddr", "l4proto", "dport")
 _PORT_KEY = ("l4proto", "dport")
 _HAIRPIN_KEY = ("saddr", "daddr", "l4proto", "dport")
@@ -73,6 +75,7 @@ class NftTwins:
         self, rules: NftRules, table: NftTable | None, others: Sequence[IptablesRules], *, cells: Sequence[Ranges], local: Ranges
     ) -> None:
         self.cells = Cells((*cells, local))
+        self._local = local
         self.models = NftModels(self.cells)
         self._table = table
         self._services: Mapping[Key, Sequence[int]] = {}
@@ -151,9 +154,7 @@ class NftTwins:
     def _weigh_match(self, left: Expression, op: str, right: Expression) -> bool:
         if isinstance(left, Concat):
             values = right.parts if isinstance(right, Concat) else ()
-            return len(values) == len(left.parts) and all(
-                self._weigh_match(part, "==", value) for part, value in zip(left.parts, values, strict=True)
-            )
+            return op == "==" and len(values) == len(left.parts) and self._weigh_all([*zip(left.parts, values, strict=True)])
         if isinstance(left, Payload) and left.field in ("saddr", "daddr", "dport"):
             if op in ("<", ">", "<=", ">="):
                 # An order divides at its limit: below, the limit itself, and above are three cells.
@@ -168,8 +169,22 @@ class NftTwins:
     def _weigh_key(self, key: Expression, values: Sequence[Value]) -> bool:
         if values == ("*",):
             return True
-        parts = key.parts if isinstance(key, Concat) else (key,)
-        return len(parts) == len(values) and all(self._weigh_match(p, "==", v) for p, v in zip(parts, values, strict=True))
+        pairs = _pairs(key, values)
+        return bool(pairs) and self._weigh_all(pairs)
+
+    def _weigh_all(self, pairs: Sequence[tuple[Expression, Expression]]) -> bool:
+        """Weigh what has to hold at once. A packet to an address that is not the one asked for never meets the rest of it."""
+        return self._pins(pairs) or all(self._weigh_match(part, "==", value) for part, value in pairs)
+
+    def _pins(self, pairs: Sequence[tuple[Expression, Expression]]) -> bool:
+        """True, and noted, if all of this is about one destination that is not the node's own, where node ports are dialled."""
+        for part, value in pairs:
+            if isinstance(part, Payload) and part.field == "daddr" and isinstance(value, str):
+                address = number(value)
+                if not contains(self._local, address):
+                    self.cells.note(single(address))
+                    return True
+        return False
 
     def _weigh_value(self, part: Payload, value: Expression) -> bool:
         try:
@@ -194,11 +209,15 @@ class NftTwins:
         named = table.sets.get(name)
         if named is None:
             return False
-        if mine and _names(key) == _KNOWN.get(name, ()):
+        if mine and name in _KNOWN and _names(key) == _KNOWN[name]:
             return True
         if named.runtime or name in _KNOWN:
             return False  # what traffic fills, or kube-proxy's maps asked in another way
-        return all(self._weigh_key(key, element.key) for element in named.elements)
+        # An element about one address may lead into a Service's chain, as those of firewall-ips do: that Service is walked.
+        return all(
+            self._weigh_key(key, element.key) and (_stays(element.data) or self._pins(_pairs(key, element.key)))
+            for element in named.elements
+        )
 
     # ---- one Service port -----------------------------------------------------------------------------------------------
 
@@ -402,6 +421,12 @@ def is_own(chain: str) -> bool:
     return chain.startswith(_OWN) and chain not in _FIXED
 
 
+def _pairs(key: Expression, values: Sequence[Value]) -> list[tuple[Expression, Expression]]:
+    """Each part of a key beside its value in an element; empty where they do not go together."""
+    parts = key.parts if isinstance(key, Concat) else (key,)
+    return [*zip(parts, values, strict=True)] if len(parts) == len(values) else []
+
+
 def _stays(data: object) -> bool:
     """Whether a verdict does not lead into some Service's chains, whose rules are not weighed."""
     return not isinstance(data, Decide) or not is_own(data.target)
@@ -508,10 +533,43 @@ def _template(cone: Cone, cells: Cells) -> Template | None:
     text = _WORD.sub(replace, cone.text.replace("%", "%%"))
     if len(order) < 2 or any(word.startswith(f'"{own}') for own in _OWN for word in _WORD.findall(text)) or '"@' in text:
         return None  # rules that lead on to another Service's chains or sets: what stands there is not part of the template
-    if not _weighed(text, cells):
+    if not _weighed(text, cells) or not _plain_statements(cone.text):
         return None
     template = Template(text=text, pick=itemgetter(*order), count=len(cone.values))
     return template if template.fits(cone) else None
+
+
+def _plain_statements(text: str) -> bool:
+    """True if a Service's rules are made of what kube-proxy writes: no port or address decides there but by a placeholder."""
+    for line in text.split("\n"):
+        start = line.find("[") if line.startswith(("[", _EXPRESSIONS)) else -1
+        if start >= 0:
+            try:
+                statements, _ = _decode(line, start)
+            except ValueError:
+                return False
+            if not all(isinstance(one, dict) and len(one) == 1 and _plain_statement(*one.popitem()) for one in statements):
+                return False
+    return True
+
+
+def _plain_statement(kind: str, body: Any) -> bool:
+    match kind, body:
+        case "match", {"left": {"meta": {"key": "l4proto" | "mark" | "nfproto"}}}:
+            return True
+        case "match", {"left": {"payload": {"field": "saddr" | "daddr" | "dport" | "protocol" | "nexthdr"}}}:
+            return True
+        case "match", {"left": {"fib": {"result": "type"}} | {"ct": {"key": "state" | "status" | "mark"}}}:
+            return True
+        case "vmap", {"key": {"numgen": _}, "data": {"set": _}}:
+            return True
+        case "dnat", {"addr": str()} | {"addr": {"map": {"key": {"numgen": _}, "data": {"set": _}}}}:
+            return True
+        case "mangle", {"key": {"meta": {"key": "mark"}}}:
+            return True
+        case "set", {"op": "update" | "add", "elem": {"payload": {"field": "saddr"}} | {"elem": _}}:
+            return True
+    return kind in ("jump", "goto", "return", "accept", "drop", "reject", "counter", "comment", "continue")
 
 
 def _weighed(text: str, cells: Cells) -> bool:
