@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from ..checks import frame_iptables, frame_nftables
+from ..checks import frame_iptables, frame_nftables, unused_ports
 from ..checks.case import Facts
 from ..checks.landmarks import NFTABLES
 from ..checks.observation import Observation
 from ..expect.endpoints import plain_backends
 from ..expect.routes import NodeView
-from ..model.net import Frontend, FrontendKind, Protocol
 from ..model.nft import NftRules, TableKey
 from ..model.ranges import number, single
-from ..model.ranges import text as address_text
 from ..model.routes import Client
 from ..model.ruleset import IptablesRules
 from ..observe.hook_order import merge
@@ -173,20 +171,20 @@ class NftablesFamily:
                 reference.structural[name] = (elements, found)
 
     def _unused_ports(self, frame: frame_nftables.NftFrame, known: frame_iptables.Known) -> None:
-        """Ask for a port that the lowest and the highest cluster IP do not have, from everybody."""
-        view = self.ground.view
-        addresses = sorted(a for a in known.cluster_ips if (a >> 32 != 0) == (view.family == 6))
-        checked = frame.version >= (1, 30) and "cluster-ips-check" in frame.table.chains
-        for address in dict.fromkeys((*addresses[:1], *addresses[-1:])) if checked else ():
-            where = address_text(address, view.family)
-            frontend = Frontend(where, Protocol.TCP, frame_nftables.UNUSED_PORT, FrontendKind.CLUSTER_IP)
-            own = single(number(view.address)) if view.address else ()
+        """Ask about ports that cluster IPs do not have, from everybody."""
+        view, ledger = self.ground.view, self.subject.ledger
+        asked = unused_ports.questions(frame, known)
+        if asked is None:
+            ledger.not_verified("SR903", "the rules distinguish more unused ports of cluster IPs than can be asked about")
+            return
+        own = single(number(view.address)) if view.address else ()
+        for frontend in asked:
             for client, sources in ((Client.POD, view.pods), (Client.OUTSIDE, view.outside), (Client.NODE, own)):
                 if sources:
                     seen = self.ground.asker.ask(
                         frontend, sources, from_node=client is Client.NODE, from_pod=client is Client.POD
                     )
-                    self.subject.ledger.observations.extend(frame_nftables.unused_ports(frame, client, seen))
+                    ledger.observations.extend(unused_ports.unused_ports(frame, client, seen))
 
     def close(self) -> None:
         """Remember the first node, and let go of the chains that were taken apart; see `FamilyRules`."""

@@ -11,8 +11,7 @@ from ..model.nft import Decide, Element, NftRules, NftTable, Reject, SetRef, Ver
 from ..model.nft_elements import NUMBER, PROTOCOL, PlainElements
 from ..model.ranges import number
 from ..model.report import Severity
-from ..model.routes import Action, Client
-from ..model.walk_result import Observed
+from ..model.routes import Action
 from .frame_iptables import Known, Stops
 from .observation import Observation
 
@@ -143,29 +142,6 @@ def lookups(frame: NftFrame) -> Iterator[Observation]:
             message=f"chain cluster-ips-check no longer rejects packets to unused ports of cluster IPs ({frame.name})",
             evidence=tuple(str(rule) for rule in check.rules), place="fixed",
         )  # fmt: skip
-
-
-UNUSED_PORT = 1
-"""tcpmux: of the ports that a cluster IP does not have, one that nobody has a rule for."""
-
-
-def unused_ports(frame: NftFrame, client: Client, seen: Observed) -> Iterator[Observation]:
-    """What becomes of packets to an unused port of a cluster IP: it is cluster-ips-check that has to reject them.
-
-    Where they are stopped by something else, or cannot be followed, that is said of every Service already.
-    """
-    for end in (end for atom in seen.atoms for end in atom.ends):
-        if end.action in (Action.REJECT, None) or (end.action is not Action.PASS and end.way[-1].chain != "cluster-ips-check"):
-            continue
-        found = frame.table.chains.get("cluster-ips-check")
-        fate = "pass" if end.action is Action.PASS else "are dropped"
-        what = f"packets of {client.value} clients to unused ports of cluster IPs {fate} instead of being rejected"
-        yield Observation(
-            code="SR608", node_wide=True, service=None, key="cluster-ips-check",
-            message=f"{what} ({frame.name})",
-            evidence=tuple(str(rule) for rule in (found.rules if found else ())), place="fixed",
-        )  # fmt: skip
-        return
 
 
 def rejecting(frame: NftFrame) -> Iterator[Observation]:
