@@ -220,3 +220,22 @@ def test_iptables(case: str) -> None:
 @pytest.mark.parametrize("case", nft_edits())
 def test_nftables(case: str) -> None:
     compare("made-nftables", "nft-ruleset.json", nft_edits()[case])
+
+
+@pytest.mark.parametrize("name", ["v1.17-iptables-legacy", "v1.28-iptables-legacy", "v1.36-iptables-nft"])
+def test_a_lost_dnat_says_nothing_about_clients_that_are_elsewhere(name: str) -> None:
+    """Without its DNAT an endpoint's chain still marks what the endpoint sends, and the next rule takes it elsewhere.
+
+    Where the endpoint runs on this node that is felt (SR303); where it does not, no such packet begins here.
+    """
+    for handle in snapshot(name).nodes[:2]:
+        node = handle.read()
+        assert isinstance(node, NodeDump)
+        lost = re.search(
+            r'^-A KUBE-SEP-\S+ -p tcp .*--to-destination 10\.244\.3\.2:8080\n',
+            node.files["iptables-save.txt"], re.MULTILINE,
+        )  # fmt: skip
+        assert lost
+        files = {**node.files, "iptables-save.txt": node.files["iptables-save.txt"].replace(lost[0], "")}
+        result = judges(name)[1].node(replace(node, files=files))
+        assert {(finding.code, finding.service) for finding in result.findings} == {("SR201", "default/kuard")}
