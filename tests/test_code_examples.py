@@ -78,7 +78,7 @@ def dump(name: str, node: str) -> NodeDump:
 def judged(name: str, outcome: NodeOutcome, service: str) -> set[str]:
     """Every code that the audit of the one node gives out."""
     report = audit(snapshot(name).api, [outcome], Selection(services=frozenset([service])) if service else Selection())
-    return {found.code for found in (*report.findings, *report.unverified)}
+    return {found.code for found in (*report.findings, *report.unverified, *report.not_judged)}
 
 
 @cache

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from ..checks.case import Case, Facts
 from ..checks.compare import compare
 from ..checks.landmarks import Landmarks
-from ..checks.observation import NotJudged, Observation, Unsure
+from ..checks.observation import Disturbance, Observation, Unsure
 from ..expect.names import endpoint_hash, nft_endpoint
 from ..expect.routes import NodeView
 from ..model.fast_dataclass import dataclass, field
@@ -59,7 +59,9 @@ class Ground:
             suspects=self.suspects,
         )
 
-    def compare(self, plan: PortPlan, expectation: Expectation, observed: Observed) -> Iterator[Observation | Unsure | NotJudged]:
+    def compare(
+        self, plan: PortPlan, expectation: Expectation, observed: Observed
+    ) -> Iterator[Observation | Unsure | Disturbance]:
         """What is wrong, or cannot be judged."""
         return compare(self.case(plan, expectation, observed))
 
@@ -84,7 +86,7 @@ class AskedPort:
     def again(self, expectation: Expectation) -> list[Observation | Unsure]:
         """What the audit says about one expectation alone."""
         found = self.ground.compare(self.plan, expectation, self.ground.observe(expectation))
-        return [result for result in found if not isinstance(result, NotJudged)]
+        return [result for result in found if not isinstance(result, Disturbance)]
 
 
 Listener = Callable[[AskedPort], None]

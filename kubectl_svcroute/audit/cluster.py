@@ -138,7 +138,7 @@ class Audit:
 
     def conclude(self, results: Sequence[NodeResult], *, origin: str = "") -> Report:
         """One report of all nodes' results; the order of the results does not matter."""
-        return conclude(self.facts(), results, origin=origin)
+        return conclude(self.facts(), results, origin=origin, strict=self.context.selection.strict)
 
     def facts(self) -> Facts:
         """What the API alone says, which a report shows beside what the nodes do."""

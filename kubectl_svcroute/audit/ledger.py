@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..checks.heal import Healing, ProxyState
-from ..checks.observation import NotJudged, Observation, Unsure
+from ..checks.observation import Disturbance, Observation, Unsure
 from ..checks.rollup import roll_up
 from ..errors import ParseError
 from ..model.cluster import Service
 from ..model.net import Backend, FrontendKind
 from ..model.node_result import NodeResult, SharedParts, ShareKey, SyncState
 from ..model.plan import Expectation, PortPlan
-from ..model.report import Finding, NodeRow, Severity, Unverified
+from ..model.report import Finding, NodeRow, NotJudged, Severity, Unverified
 from ..model.routes import Action, Client
 from ..model.walk_result import Observed
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ..expect.routes import NodeView
     from ..expect.versions import Behaviour
     from ..model.cluster import ProxyConfig
+
+
+_RULES_SHOWN = 3
+"""How many rules of another program are shown."""
 
 
 class Ledger:
@@ -33,7 +37,8 @@ class Ledger:
         self.node = node
         self.services = services
         self.observations: list[Observation] = []
-        self.disturbances: list[NotJudged] = []
+        self.disturbances: dict[Disturbance, None] = {}
+        """What other programs may do, in the order in which it was noted."""
         self.unverified: list[Unverified] = []
         self.unverified_services: set[str] = set()
         self.notes: list[str] = []
@@ -79,12 +84,12 @@ class Ledger:
 
     # ---- what was found ---------------------------------------------------------------------------------------------
 
-    def note(self, result: Observation | Unsure | NotJudged) -> None:
+    def note(self, result: Observation | Unsure | Disturbance) -> None:
         """Note what the comparison of one frontend and client gave."""
         if isinstance(result, Observation):
             self.observations.append(result)
-        elif isinstance(result, NotJudged):
-            self.disturbances.append(result)
+        elif isinstance(result, Disturbance):
+            self.disturbances[result] = None
         else:
             self.unsure(result)
 
@@ -143,6 +148,22 @@ class Ledger:
             del self.shares[share]
         self.even.add(service)
 
+    def _not_judged(self) -> Iterator[NotJudged]:
+        """What other programs may do: one for each program, the same in whatever order it was noted."""
+        by_program: dict[str, list[Disturbance]] = defaultdict(list)
+        for disturbance in self.disturbances:
+            by_program[disturbance.program].append(disturbance)
+        for program, mine in sorted(by_program.items()):
+            effects = {disturbance.effect for disturbance in mine}
+            yield NotJudged(
+                code="SR911",
+                node=self.node,
+                program=program,
+                effects=tuple(effect for effect in ("drop", "reject", "masquerade") if effect in effects),
+                reason=min(disturbance.reason for disturbance in mine),
+                evidence=tuple(sorted({disturbance.rule for disturbance in mine if disturbance.rule})[:_RULES_SHOWN]),
+            )
+
     # ---- the result -------------------------------------------------------------------------------------------------
 
     def findings(
@@ -193,6 +214,7 @@ class Ledger:
             ),
             findings=tuple(findings),
             unverified=tuple(self.unverified),
+            not_judged=tuple(self._not_judged()),
             shares=self.shares,
             wrong=frozenset(self.wrong),
             even=parts.names(self.even),

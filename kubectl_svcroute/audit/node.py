@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..checks.node import behind, health, parse_sysctl, proxy_health, proxy_state, sysctls
-from ..checks.observation import Observation
+from ..checks.observation import Disturbance, Observation
+from ..checks.programs import of_table
 from ..errors import ParseError
 from ..expect.versions import Behaviour, behaviour
 from ..model.cluster import Node, ProxyConfig, Service
@@ -214,4 +215,10 @@ def _unread_tables(subject: Subject, data_plane: DataPlane) -> None:
         for table in foreign_tables(files["nft-tables.json"], walked=tables, iptables=data_plane.printed()):
             if table.family == "inet" or {"ip": 4, "ip6": 6}.get(table.family) in subject.families:
                 reason = f"nftables table {table} sees packets of Services, and its rules were not read"
-                subject.ledger.not_verified("SR909", reason)
+                if table.before:
+                    subject.ledger.not_verified("SR909", reason)
+                    continue
+                program = of_table(table.name)
+                name = program.name if program is not None else f"another program (nftables table {table.family} {table.name})"
+                for effect in table.effects:
+                    subject.ledger.note(Disturbance(program=name, effect=effect, reason=reason))

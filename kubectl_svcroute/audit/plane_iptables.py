@@ -101,6 +101,7 @@ class IptablesFamily:
                 own_chains=frame_iptables.programmed(rules),
                 node_ports_programmed=frame_iptables.node_ports_programmed(rules),
                 hooks=frame_iptables.hooks(rules),
+                chains=lambda: chain_names(sources),
             ),
         )
         self.alike: Alike | None = None
@@ -180,6 +181,11 @@ class IptablesFamily:
             from ..observe.nftables import forget  # noqa: PLC0415 - as above
 
             forget(self.beside)
+
+
+def chain_names(sources: Iterable[IptablesRules]) -> list[str]:
+    """The names of all chains of some iptables rules."""
+    return [name for rules in sources for table in rules.tables.values() for name in table.chains]
 
 
 def _owners(context: ClusterContext) -> dict[str, str]:

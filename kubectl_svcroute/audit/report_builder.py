@@ -20,8 +20,15 @@ from ..model.node_result import NodeResult
 from ..model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Severity, Unverified
 
 
-def conclude(facts: Facts, results: Sequence[NodeResult], *, origin: str = "", whole: bool = True) -> Report:
-    """One report of all nodes' results. Not `whole`: there are other nodes, and nothing is said about what they have."""
+def conclude(
+    facts: Facts, results: Sequence[NodeResult], *, origin: str = "", whole: bool = True, strict: bool = False
+) -> Report:
+    """One report of all nodes' results. Not `whole`: there are other nodes, and nothing is said about what they have.
+
+    `strict`: a node on which another program's rules were not judged is not verified.
+    """
+    if strict:
+        results = [_strictly(result) for result in results]
     results = sorted(results, key=lambda result: result.row.node)
     findings = [f for result in results for f in result.findings]
     if whole:
@@ -49,6 +56,26 @@ def conclude(facts: Facts, results: Sequence[NodeResult], *, origin: str = "", w
         nodes=tuple(result.row for result in results),
         notes=tuple(notes),
         meta=meta,
+        not_judged=tuple(item for result in results for item in result.not_judged),
+    )
+
+
+def _strictly(result: NodeResult) -> NodeResult:
+    """The same node, where what was not judged is not verified, for any Service."""
+    if not result.not_judged:
+        return result
+    return replace(
+        result,
+        row=replace(result.row, verified=False),
+        unverified=(
+            *result.unverified,
+            *(
+                Unverified(code=item.code, node=item.node, reason=item.message, evidence=item.evidence)
+                for item in result.not_judged
+            ),
+        ),
+        unverified_services=frozenset(),
+        not_judged=(),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..checks.frame_iptables import Stops
-from ..checks.observation import NotJudged, Observation, Unsure
+from ..checks.observation import Disturbance, Observation, Unsure
 from ..expect.endpoints import orders
 from ..expect.routes import NodeView, filtering_ranges, plan_service
 from ..expect.versions import Behaviour
@@ -26,11 +26,11 @@ class _Asked(NamedTuple):
     """One Service port, and what the rules answered to each expectation."""
 
     plan: PortPlan
-    answers: list[tuple[Expectation, Observed, list[Observation | Unsure | NotJudged]]]
+    answers: list[tuple[Expectation, Observed, list[Observation | Unsure | Disturbance]]]
 
     @property
     def wrong(self) -> int:
-        return sum(len(results) for _, _, results in self.answers)
+        return sum(not isinstance(result, Disturbance) for _, _, results in self.answers for result in results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

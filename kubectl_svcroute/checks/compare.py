@@ -4,7 +4,7 @@ Theory of operation. An `Expectation` is about a set of sources; the walk answer
 node treats alike. For each atom, in this order:
 
 1. what cannot be told is unsure, unless everything that may happen is wrong; a doubt that decides only whether another
-   program disturbs the packet is not kube-proxy's, and is kept apart (`NotJudged`);
+   program disturbs the packet is not kube-proxy's, and is kept apart (`Disturbance`);
 2. an action that should not be: find the step of the way where it went wrong, and whose rule that is (`blame.py`);
 3. the backends: which usable ones get nothing, which others get something, and whether the shares are even;
 4. the masquerade of every leg that goes where it should.
@@ -22,20 +22,20 @@ from ..model.ranges import describe
 from ..model.report import Severity
 from ..model.routes import Action
 from ..model.walk_result import Atom, End
-from . import blame, effect
+from . import blame, effect, programs
 from .case import CLOSE, Case, difference, percent, shares_text
-from .masquerade import masquerade
-from .observation import NotJudged, Observation, Unsure
+from .masquerade import harmless, masquerade
+from .observation import Disturbance, Observation, Unsure
 
 
-def compare(case: Case) -> Iterator[Observation | Unsure | NotJudged]:
+def compare(case: Case) -> Iterator[Observation | Unsure | Disturbance]:
     """Every difference between what should be and what is, and what cannot be told."""
     for atom in case.observed.atoms:
         found = [_found(case, outcome) for outcome in atom.possible or (atom,)]
         if all(found):
             yield from _blamed(case, atom)
         elif all(result == [] for result in found):
-            yield from _not_judged(atom)
+            yield from _disturbed(case, atom)
         else:
             yield Unsure(
                 code="SR905" if any("iptables" in reason and "print" in reason for reason in atom.unknown) else "SR903",
@@ -88,13 +88,25 @@ def _blamed(case: Case, atom: Atom) -> Iterator[Observation]:
 _STOPS = (Action.DROP, Action.REJECT)
 
 
-def _not_judged(atom: Atom) -> Iterator[NotJudged]:
+def _disturbed(case: Case, atom: Atom) -> Iterator[Disturbance]:
     """What another program may do to traffic that kube-proxy's rules send where they should."""
     for end in atom.disturbed:
         stopped = end.action in _STOPS
+        if not stopped and (case.expectation.masquerade == "always" or _no_matter(case, end)):
+            continue
         step = end.way[-1] if stopped else next(s for s in reversed(end.way) if s.target in ("MASQUERADE", "SNAT"))
         effect_ = end.action.value if stopped and end.action is not None else "masquerade"
-        yield NotJudged(step=step, reason=end.doubts[-1][2] if end.doubts else "", effect=effect_)
+        yield Disturbance(
+            program=programs.name_of(step, case.facts.chains()),
+            effect=effect_,
+            reason=end.doubts[-1][2] if end.doubts else "",
+            rule=step.rule,
+        )
+
+
+def _no_matter(case: Case, end: End) -> bool:
+    """True if it does no harm that the packet is masqueraded."""
+    return end.leg is not None and harmless(case, end.leg, end, end.sources)
 
 
 def _reasons(ends: Sequence[End]) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def masquerade(case: Case, atom: Atom, *, skip: set[Backend]) -> Iterator[Observ
                 continue
             if want:
                 yield from _not_masqueraded(case, atom, end, source, leg)
-            elif not _harmless(case, leg, end, ranges):
+            elif not harmless(case, leg, end, ranges):
                 verdict = blame.blame_masquerade(case, end)
                 yield difference(
                     case,
@@ -114,7 +114,7 @@ def _foreign_address(case: Case, atom: Atom, end: End) -> Iterator[Observation]:
     )
 
 
-def _harmless(case: Case, leg: Leg, end: End, sources: Ranges) -> bool:
+def harmless(case: Case, leg: Leg, end: End, sources: Ranges) -> bool:
     """Masquerade that nobody asked for and that is as it should be all the same.
 
     CNIs masquerade what leaves the pod network (flannel, calico, ip-masq-agent): pods that reach a backend outside of it

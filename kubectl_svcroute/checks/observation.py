@@ -6,7 +6,6 @@ from ..model.fast_dataclass import dataclass
 from ..model.net import Frontend
 from ..model.report import Severity
 from ..model.routes import Client
-from ..model.walk_result import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +43,16 @@ class Unsure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NotJudged:
-    """Another program may disturb this traffic, and whether it does is not known. Kube-proxy's own rules are verified."""
+class Disturbance:
+    """Another program may stop some traffic or change its source, and whether it does is not known.
 
-    step: Step
-    """The rule that would stop the packet, or change its source."""
-    reason: str
-    """What is not known."""
+    Kube-proxy's own rules are verified all the same.
+    """
+
+    program: str
     effect: str
     """`drop`, `reject` or `masquerade`."""
+    reason: str
+    """What is not known."""
+    rule: str = ""
+    """The rule that would do it."""

@@ -163,6 +163,8 @@ _ALL = (
     Code("SR908", "still-changing", _W, "the Service kept changing while it was read", "unknown"),
     Code("SR909", "not-walked", _W, "other programs' rules on the packet's way were not read", "unknown"),
     Code("SR910", "shard-missing", _W, "no shard's report tells of the node", "unknown"),
+    Code("SR911", "others-not-judged", _I, "another program's rules can disturb traffic of Services, and were not judged",
+         "unknown: kube-proxy's own rules are verified, and the other program may stop traffic or masquerade it besides"),
     Code("SR920", "connections-not-seen", _W, "where connections go could not be read on the node", "unknown"),
     Code("SR921", "not-probed", _W, "an address that should be dialled could not be", "unknown"),
 )  # fmt: skip

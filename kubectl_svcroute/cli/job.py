@@ -108,7 +108,7 @@ def _collect(given: dict[str, Any], wait: float, within: float) -> int:
         gathered = gather(
             api, given["job_namespace"], given["name"], wait=wait, say=lambda text: click.echo(text, err=True)
         )
-    merged = merge(gathered.parts, within=within)
+    merged = merge(gathered.parts, within=within, strict=found.strict)
     for word in (*gathered.words, *merged.words):
         click.echo(word, err=True)
     write(merged.report, found)

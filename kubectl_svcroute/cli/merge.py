@@ -44,7 +44,7 @@ def command(reports: tuple[str, ...], within: float, **given: Any) -> int:
     from ..shards.read import read_parts  # noqa: PLC0415
 
     found = settings(given)
-    merged = merge([part for path in reports for part in read_parts(path)], within=within)
+    merged = merge([part for path in reports for part in read_parts(path)], within=within, strict=found.strict)
     for word in merged.words:
         click.echo(word, err=True)
     write(merged.report, found)

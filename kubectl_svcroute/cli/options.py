@@ -157,6 +157,7 @@ output_options = _options(
         show_default=True,
         help="From which severity on findings end with exit status 1.",
     ),
+    click.option("--strict", is_flag=True, help="Other programs' rules that could not be judged count as not verified."),
     click.option("--allow-partial", is_flag=True, help="What could not be verified does not count (exit 0 instead of 3)."),
 )
 verbose_option = _options(

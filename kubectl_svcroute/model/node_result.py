@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from .fast_dataclass import dataclass, field
 from .net import Backend
-from .report import Finding, NodeRow, Unverified
+from .report import Finding, NodeRow, NotJudged, Unverified
 
 BESIDE_RULES = "(connections)"
 """Stands among the unverified Services where the rules of all Services are verified, and what could not be is none of them."""
@@ -37,6 +37,8 @@ class NodeResult:
     row: NodeRow
     findings: tuple[Finding, ...] = ()
     unverified: tuple[Unverified, ...] = ()
+    not_judged: tuple[NotJudged, ...] = ()
+    """Other programs' rules of which it is not known whether they disturb traffic of Services."""
     shares: Mapping[ShareKey, float] = field(default_factory=dict)
     """Share of a pod's new connections to the cluster IP."""
     even: frozenset[str] = frozenset()

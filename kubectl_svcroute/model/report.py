@@ -74,6 +74,31 @@ class Unverified:
     evidence: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotJudged:
+    """Another program's rules on one node that may disturb traffic of Services; kube-proxy's own rules are verified there.
+
+    Said once for a program and node. `--strict` counts it as not verified.
+    """
+
+    code: str
+    node: str
+    program: str
+    """Its name, or where its rules are if it is not recognised."""
+    effects: tuple[str, ...]
+    """What it may do: `drop`, `reject`, `masquerade`."""
+    reason: str
+    """Why it is not known what it does."""
+    evidence: tuple[str, ...] = ()
+    """Some of the rules that decide."""
+
+    @property
+    def message(self) -> str:
+        """The whole in one sentence, without the node."""
+        can = " or ".join(self.effects)
+        return f"rules of {self.program} can {can} traffic of Services, and were not judged: {self.reason}"
+
+
 class EndpointRow(NamedTuple):
     """One endpoint of a Service as the API has it, and the share of connections that each node gives it."""
 
@@ -167,6 +192,8 @@ class Report:
     """Facts about the run: the origin, the kube-proxy mode and version that most nodes have."""
     shard: Shard | None = None
     """Which part of the nodes this is the report of, and what merging the parts needs; None when it is of all."""
+    not_judged: tuple[NotJudged, ...] = ()
+    """What other programs' rules may do besides, and nobody knows whether they do."""
     probes: tuple[ProbeRow, ...] = ()
     """What real connections came to, where some were made (`probe`)."""
 

@@ -18,6 +18,8 @@ class Selection:
     """None for all that run kube-proxy."""
     conntrack: bool = False
     """The connections that are there, too: where they could not be read, that is said."""
+    strict: bool = False
+    """What other programs' rules may do counts as not verified."""
 
 
 def resolve_names(names: Sequence[str], services: Sequence[tuple[str, str]], namespace: str) -> frozenset[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..model.fast_dataclass import dataclass
-from ..model.nft import NftRules, NftTable, TableKey
+from ..model.nft import NftChain, NftRules, NftTable, TableKey
 from ..model.ruleset import IptablesRules
 from .nft_json import parse_nft_json
 
@@ -20,6 +20,9 @@ PROXY_TABLES = frozenset((("ip", "kube-proxy"), ("ip6", "kube-proxy")))
 
 IPTABLES_TABLES = frozenset((family, name) for family in ("ip", "ip6") for name in ("filter", "nat", "mangle", "raw", "security"))
 """What iptables-nft keeps its rules in (iptables/nft.c, xtables_ipv4)."""
+
+DSTNAT = -100
+"""The priority at which kube-proxy translates in both of its modes (NF_IP_PRI_NAT_DST)."""
 
 _BUILTIN = frozenset(("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"))
 
@@ -32,6 +35,10 @@ class ForeignTable:
     name: str
     chains: tuple[str, ...] | None
     """Its base chains, each `name (hook priority)`; None when only the tables were listed."""
+    effects: tuple[str, ...] = ()
+    """What its base chains can do to a packet that kube-proxy's rules send where they should: `drop`, `masquerade`."""
+    before: bool = True
+    """It can translate destinations before kube-proxy does, or nobody knows that it cannot."""
 
     def __str__(self) -> str:
         where = f": {', '.join(self.chains)}" if self.chains else ""
@@ -57,8 +64,28 @@ def foreign_tables(text: str, *, walked: Collection[TableKey], iptables: Collect
             f"{chain.name} ({chain.hook} {chain.priority})" for chain in table.based
         )
         if based or not with_chains:
-            found.append(ForeignTable(family=table.family, name=table.name, chains=based if with_chains else None))
+            found.append(
+                ForeignTable(
+                    family=table.family,
+                    name=table.name,
+                    chains=based if with_chains else None,
+                    effects=_effects(table),
+                    before=not with_chains or any(_translates_first(chain) for chain in table.based),
+                )
+            )
     return tuple(found)
+
+
+def _translates_first(chain: NftChain) -> bool:
+    """True for NAT of destinations whose turn may come before kube-proxy's (of equal priorities, nobody knows which)."""
+    return chain.type == "nat" and chain.hook in ("prerouting", "output") and (chain.priority or 0) <= DSTNAT
+
+
+def _effects(table: NftTable) -> tuple[str, ...]:
+    """What the base chains of a table can do besides: those of type filter or route drop, those of NAT change sources."""
+    drops = any(chain.type != "nat" for chain in table.based)
+    masquerades = any(chain.type == "nat" for chain in table.based)
+    return ("drop",) * drops + ("masquerade",) * masquerades
 
 
 def _is_iptables(table: NftTable) -> bool:

@@ -11,7 +11,7 @@ from ..model.report import Report
 from . import RenderOptions
 from .codes import label_of
 from .text import clean, to_ascii
-from .view import group_findings, group_unverified, summary_of
+from .view import group_findings, group_not_judged, group_unverified, summary_of
 
 MOST = 4096
 """Bytes (kubernetes, pkg/kubelet/container: MaxPodTerminationMessageLogLength)."""
@@ -30,6 +30,8 @@ def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
     for doubt in group_unverified(report.unverified):
         where = ", ".join(filter(None, (_some(doubt.nodes), _some(doubt.services))))
         lines.append(f"not verified {label_of(doubt.code)} {where}: {doubt.reason}")
+    for doubt in group_not_judged(report.not_judged):
+        lines.append(f"not judged {label_of(doubt.code)} {_some(doubt.nodes)}: {doubt.reason}")
     used = 0
     for at, line in enumerate(lines):
         text = (to_ascii(clean(line)) if options.ascii_only else clean(line)) + "\n"

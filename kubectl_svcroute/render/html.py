@@ -19,6 +19,7 @@ from .view import (
     Matrix,
     endpoint_counts,
     group_findings,
+    group_not_judged,
     group_unverified,
     short_names,
     summary_of,
@@ -135,6 +136,7 @@ class _Page:
         self.matrix = Matrix(report)
         self.groups = group_findings(report.findings)
         self.doubts = group_unverified(report.unverified)
+        self.others = group_not_judged(report.not_judged)
         self.nodes = [row.node for row in report.nodes]
         self.names, self.domain = short_names(self.nodes)
         self.anchors: dict[tuple[str | None, str | None], str] = {}
@@ -153,6 +155,7 @@ class _Page:
         yield from self._matrix()
         yield from self._findings()
         yield from self._doubts()
+        yield from self._not_judged()
         yield from self._endpoints()
         yield from self._nodes()
         if self.report.notes:
@@ -177,6 +180,7 @@ class _Page:
             ("matrix", "Matrix", self.report.services),
             ("findings", "Findings", True),
             ("unverified", "Not verified", self.doubts),
+            ("not-judged", "Not judged", self.others),
             ("endpoints", "Endpoints", self.report.services),
             ("nodes", "Nodes", self.nodes),
             ("notes", "Notes", self.report.notes),
@@ -307,6 +311,17 @@ class _Page:
             yield f"{_text(label_of(doubt.code))}{self._where(doubt.nodes, None)}</h3>\n<p>{_text(doubt.reason)}</p>\n"
             if doubt.services:
                 yield f"<p>{', '.join(map(_code, doubt.services))}</p>\n"
+            yield from _evidence(doubt.evidence)
+            yield "</article>\n"
+        yield "</section>\n"
+
+    def _not_judged(self) -> Iterator[str]:
+        if not self.others:
+            return
+        yield f'<section id="not-judged"><h2>Not judged ({len(self.report.not_judged)})</h2>\n'
+        for doubt in self.others:
+            yield '<article class="finding info"><h3><span class="tag info">not judged</span>'
+            yield f"{_text(label_of(doubt.code))}{self._where(doubt.nodes, None)}</h3>\n<p>{_text(doubt.reason)}</p>\n"
             yield from _evidence(doubt.evidence)
             yield "</article>\n"
         yield "</section>\n"

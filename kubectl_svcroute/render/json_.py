@@ -11,7 +11,7 @@ from typing import Any
 
 from ..fork import in_halves
 from ..model.flow import ProbeRow
-from ..model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Unverified
+from ..model.report import EndpointRow, Finding, NodeRow, NotJudged, Report, ServiceRow, Unverified
 from . import RenderOptions
 from .document import API_VERSION
 from .text import json_safe
@@ -38,6 +38,7 @@ def envelope(report: Report) -> dict[str, Any]:
             "errors": found.errors,
             "warnings": found.warnings,
             "unverified": found.unverified,
+            "notJudged": len(report.not_judged),
             "verdict": found.verdict,
         },
         "meta": dict(report.meta),
@@ -72,6 +73,18 @@ def unverified_of(item: Unverified) -> dict[str, Any]:
         "code": item.code,
         "node": item.node,
         "service": item.service,
+        "reason": item.reason,
+        "evidence": list(item.evidence),
+    }
+
+
+def not_judged_of(item: NotJudged) -> dict[str, Any]:
+    """One program on one node whose rules were not judged."""
+    return {
+        "code": item.code,
+        "node": item.node,
+        "program": item.program,
+        "effects": list(item.effects),
         "reason": item.reason,
         "evidence": list(item.evidence),
     }
@@ -170,6 +183,7 @@ def lists(report: Report) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
     """The lists of a report under their names, each made as it is read."""
     yield "findings", map(finding_of, report.findings)
     yield "unverified", map(unverified_of, report.unverified)
+    yield "notJudged", map(not_judged_of, report.not_judged)
     yield "services", map(service_of, report.services)
     yield "nodes", map(node_of, report.nodes)
     if report.probes:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
-from ..model.report import Finding, Report, Severity, Unverified
+from ..model.report import Finding, NotJudged, Report, Severity, Unverified
 from . import RenderOptions
 from .codes import label_of
 from .text import clean, to_ascii
@@ -52,7 +52,7 @@ def _suites(report: Report) -> Iterator[tuple[str, list[_Case]]]:
         worst = "error" if any(f.severity is Severity.ERROR for f in findings) else "unverified" if doubts else "ok"
         yield CLUSTER_SUITE, [_case("(API)", Cell(status=worst, findings=findings, unverified=doubts))]
     for row in report.nodes:
-        cases = [_case(NODE_CASE, matrix.of_node(row.node))]
+        cases = [_case(NODE_CASE, matrix.of_node(row.node), [i for i in report.not_judged if i.node == row.node])]
         for service in report.services:
             if service.skipped:
                 cases.append(_Case(service.service, "skipped", "", service.skipped, "", ""))
@@ -61,7 +61,8 @@ def _suites(report: Report) -> Iterator[tuple[str, list[_Case]]]:
         yield row.node, cases
 
 
-def _case(name: str, cell: Cell) -> _Case:
+def _case(name: str, cell: Cell, not_judged: Sequence[NotJudged] = ()) -> _Case:
+    """One Service on one node, or the node itself. `not_judged`: other programs' rules there, for the output of the case."""
     errors = [f for f in cell.findings if f.severity is Severity.ERROR]
     rest = [f for f in cell.findings if f.severity is not Severity.ERROR]
     doubts = _doubts(cell.unverified)
@@ -72,21 +73,21 @@ def _case(name: str, cell: Cell) -> _Case:
         if len(errors) > 1:
             first += f" (and {len(errors) - 1} more)"
         text = "\n\n".join([*map(_told, errors), *doubts])
-        return _Case(name, "failure", errors[0].code if errors else "node", first, text, _output(rest))
+        return _Case(name, "failure", errors[0].code if errors else "node", first, text, _output(rest, not_judged))
     if cell.status == "unverified":
         first = doubts[0] if doubts else "not verified: the node could not be verified"
-        return _Case(
-            name, "error", cell.unverified[0].code if cell.unverified else "SR901", first, "\n".join(doubts), _output(rest)
-        )
-    return _Case(name, "", "", "", "", _output(rest))
+        kind = cell.unverified[0].code if cell.unverified else "SR901"
+        return _Case(name, "error", kind, first, "\n".join(doubts), _output(rest, not_judged))
+    return _Case(name, "", "", "", "", _output(rest, not_judged))
 
 
 def _doubts(items: Sequence[Unverified]) -> list[str]:
     return [f"not verified: {label_of(item.code)}: {item.reason}" for item in items]
 
 
-def _output(findings: Iterable[Finding]) -> str:
-    return "\n\n".join(map(_told, findings))
+def _output(findings: Iterable[Finding], not_judged: Iterable[NotJudged]) -> str:
+    others = [f"not judged: {label_of(item.code)}: {item.message}" for item in not_judged]
+    return "\n\n".join([*map(_told, findings), *others])
 
 
 def _told(finding: Finding) -> str:

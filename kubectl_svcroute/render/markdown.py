@@ -10,7 +10,7 @@ from ..model.report import Report, ServiceRow
 from . import RenderOptions
 from .codes import label_of
 from .text import clean, percent, plural, to_ascii
-from .view import Group, Matrix, endpoint_counts, group_findings, group_unverified, short_names, summary_of
+from .view import Group, Matrix, endpoint_counts, group_findings, group_not_judged, group_unverified, short_names, summary_of
 
 _SPECIAL = pattern(r"[\\`*_\[\]<>|~&$!]")
 _AT_START = pattern(r"^(?:[-+#=]|\d+(?=[.)]))")
@@ -83,6 +83,13 @@ def _sections(report: Report) -> Iterator[str]:
             if len(doubt.services) > 12:
                 places.append(plural(len(doubt.services) - 12, "more Service"))
             yield f"- **{label_of(doubt.code)}**{' on ' if places else ''}{', '.join(places)}: {plain(doubt.reason)}\n"
+    others = group_not_judged(report.not_judged)
+    if others:
+        yield "\n## Not judged\n\n"
+        for doubt in others:
+            more = f", {plural(len(doubt.nodes) - 12, 'more node')}" if len(doubt.nodes) > 12 else ""
+            nodes = ", ".join(map(code, doubt.nodes[:12])) + more
+            yield f"- **{label_of(doubt.code)}** on {nodes}: {plain(doubt.reason)}\n"
     if report.notes:
         yield "\n## Notes\n\n"
         for note in report.notes:

@@ -45,6 +45,11 @@ def _families(report: Report) -> Iterator[tuple[str, str, Samples]]:
     )
     yield "findings", "Findings by code, node and Service; the Service is empty for a fault of the node.", _findings(report)
     yield "unverified", "What could not be verified, by reason, node and Service; empty labels mean all.", _unverified(report)
+    yield (
+        "not_judged",
+        "1 for another program on a node whose rules can disturb traffic of Services and were not judged.",
+        [({"node": item.node, "program": item.program, "effects": ",".join(item.effects)}, 1) for item in report.not_judged],
+    )
     by_node = [({"node": row.node}, row) for row in report.nodes]
     info = [({**labels, "mode": row.mode, "version": row.version}, 1) for labels, row in by_node]
     yield "node_info", "How kube-proxy runs on the node.", info

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
-from ..model.report import Finding, Report, Severity, Unverified
+from ..model.report import Finding, NotJudged, Report, Severity, Unverified
 from . import RenderOptions
 from .codes import page_of
 from .text import clean, json_safe
@@ -23,7 +23,7 @@ _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: 
 
 def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
     """The report as one SARIF log with one run."""
-    results = [*map(_finding, report.findings), *map(_doubt, report.unverified)]
+    results = [*map(_finding, report.findings), *map(_doubt, report.unverified), *map(_not_judged, report.not_judged)]
     codes = sorted({result["ruleId"] for result in results})
     index = {code: n for n, code in enumerate(codes)}
     seen: dict[str, int] = {}
@@ -68,6 +68,7 @@ def _driver() -> dict[str, Any]:
 def _rule(code: str, report: Report) -> dict[str, Any]:
     page = page_of(code)
     first = next((f for f in report.findings if f.code == code), None)
+    others = any(item.code == code for item in report.not_judged)
     name = page.name or (first.name if first else code)
     text = page.markdown or name
     return {
@@ -76,7 +77,7 @@ def _rule(code: str, report: Report) -> dict[str, Any]:
         "shortDescription": {"text": page.title or name},
         "fullDescription": {"text": page.title or name},
         "help": {"text": text, "markdown": text},
-        "defaultConfiguration": {"level": _LEVELS[first.severity] if first else "warning"},
+        "defaultConfiguration": {"level": _LEVELS[first.severity] if first else "note" if others else "warning"},
         "properties": {"tags": ["kube-proxy", name]},
     }
 
@@ -139,6 +140,17 @@ def _doubt(item: Unverified) -> dict[str, Any]:
         "locations": [_location(item.node, item.service)],
         "partialFingerprints": _fingerprint(item.code, item.node, item.service),
         "properties": {"evidence": list(item.evidence)},
+    }
+
+
+def _not_judged(item: NotJudged) -> dict[str, Any]:
+    return {
+        "ruleId": item.code,
+        "level": "note",
+        "message": {"text": clean(f"{item.node}: {item.message}")},
+        "locations": [_location(item.node, None)],
+        "partialFingerprints": _fingerprint(item.code, item.node, item.program),
+        "properties": {"program": item.program, "effects": list(item.effects), "evidence": list(item.evidence)},
     }
 
 

@@ -23,6 +23,7 @@ from .view import (
     common_prefix,
     endpoint_counts,
     group_findings,
+    group_not_judged,
     group_unverified,
     short_names,
 )
@@ -97,6 +98,7 @@ def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
         blocks.append(_probes(report, show))
     blocks += [_finding(group, report, show) for group in group_findings(report.findings)]
     blocks += [_doubt(doubt, report, show) for doubt in group_unverified(report.unverified)]
+    blocks += [_doubt(doubt, report, show, judged=False) for doubt in group_not_judged(report.not_judged)]
     blocks.append(line for note in report.notes for line in show.field("note:", show.text(note), "", 6))
     blocks.append(_hint(report, show))
     parted = ""
@@ -110,7 +112,8 @@ def pieces(report: Report, options: RenderOptions) -> Iterator[str]:
 
 def _hint(report: Report, show: _Show) -> Iterator[str]:
     """Where to read on, for the codes that were met."""
-    codes = list(dict.fromkeys([f.code for f in report.findings] + [u.code for u in report.unverified]))
+    codes = [f.code for f in report.findings] + [u.code for u in report.unverified] + [n.code for n in report.not_judged]
+    codes = list(dict.fromkeys(codes))
     if codes and not show.options.no_headers:
         more = "" if len(codes) == 1 else ", and so for every code"
         yield f"{show.paint('dim', f'kubectl svcroute explain {show.text(codes[0])} says more{more}')}\n"
@@ -565,7 +568,8 @@ def telling(evidence: Sequence[str], message: str, most: int) -> list[str]:
     return [evidence[at] for at in sorted(best)]
 
 
-def _doubt(doubt: Doubt, report: Report, show: _Show) -> Iterator[str]:
+def _doubt(doubt: Doubt, report: Report, show: _Show, *, judged: bool = True) -> Iterator[str]:
+    """What could not be verified; not `judged`: only what other programs' rules do besides."""
     most = show.most(6)
     places = []
     if doubt.nodes:
@@ -573,7 +577,7 @@ def _doubt(doubt: Doubt, report: Report, show: _Show) -> Iterator[str]:
         places.append(f"all {len(doubt.nodes)} nodes" if every else f"node {listed(map(show.text, doubt.nodes), most)}")
     if doubt.services:
         places.append(listed(map(show.text, doubt.services), most))
-    head = f"{show.marks['unverified']} NOT VERIFIED {label_of(doubt.code)}"
-    yield from _titled(head, ", ".join(places), "unverified", show)
+    kind, words = ("unverified", "NOT VERIFIED") if judged else ("info", "NOT JUDGED")
+    yield from _titled(f"{show.marks[kind]} {words} {label_of(doubt.code)}", ", ".join(places), kind, show)
     yield from show.wrapped(show.text(doubt.reason), "    ")
     yield from _evidence(doubt.evidence, doubt.reason, show)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from ..model.fast_dataclass import dataclass
-from ..model.report import EndpointRow, Finding, Report, ServiceRow, Severity, Unverified
+from ..model.report import EndpointRow, Finding, NotJudged, Report, ServiceRow, Severity, Unverified
 from .text import plural
 
 NOT_AN_ENDPOINT = "not an endpoint"
@@ -68,6 +68,8 @@ def summary_of(report: Report) -> str:
     if rest or (report.unverified and not nodes):
         count = len(rest) or len(report.unverified)
         missing.append(f"{plural(count, 'other thing' if nodes else 'thing')} not verified")
+    if programs := {item.program for item in report.not_judged}:
+        missing.append(f"rules of {plural(len(programs), 'other program')} not judged")
     return "; ".join([f"{seen}: {says}", *missing])
 
 
@@ -126,6 +128,13 @@ def group_unverified(items: Iterable[Unverified]) -> list[Doubt]:
         )
         for (code, reason), same in groups.items()
     ]
+
+
+def group_not_judged(items: Iterable[NotJudged]) -> list[Doubt]:
+    """One for each program and what it may do, in the order of the report."""
+    return group_unverified(
+        Unverified(code=item.code, node=item.node, reason=item.message, evidence=item.evidence) for item in items
+    )
 
 
 # ---- Services x nodes ------------------------------------------------------------------------------------------------

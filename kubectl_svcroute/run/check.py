@@ -82,11 +82,12 @@ def select(api: ApiObjects, settings: Settings, namespace: str) -> Selection:
 
     items = api.items("services")
     if settings.names:
-        return Selection(conntrack=settings.conntrack, services=resolve_names(settings.names, names_of(items), namespace))
+        named = resolve_names(settings.names, names_of(items), namespace)
+        return Selection(conntrack=settings.conntrack, strict=settings.strict, services=named)
     if settings.all_namespaces and not settings.selector:
         if not items:
             raise UsageError("nothing to check: the cluster shows no Service")
-        return Selection(conntrack=settings.conntrack)
+        return Selection(conntrack=settings.conntrack, strict=settings.strict)
     mine = []
     for item in items:
         meta = item.get("metadata") or {}
@@ -101,7 +102,7 @@ def select(api: ApiObjects, settings: Settings, namespace: str) -> Selection:
         names = {str((i.get("metadata") or {}).get("name")) for i in api.items("namespaces")}
         hint = f"; there is no namespace {namespace}" if names and not settings.all_namespaces and namespace not in names else ""
         raise UsageError(f"nothing to check: no Service{what} in {where}{hint}")
-    return Selection(conntrack=settings.conntrack, services=frozenset(mine))
+    return Selection(conntrack=settings.conntrack, strict=settings.strict, services=frozenset(mine))
 
 
 _TERM = pattern(

@@ -52,6 +52,7 @@ class Settings:
     color: str = "auto"
     fail_on: str = "warning"
     allow_partial: bool = False
+    strict: bool = False
     verbose: int = 0
     shard: ShardOf | None = None
     """Only these nodes; None for all."""
@@ -133,6 +134,7 @@ def settings(given: Mapping[str, Any]) -> Settings:
         color=given.get("color") or "auto",
         fail_on=given.get("fail_on") or "warning",
         allow_partial=bool(given.get("allow_partial")),
+        strict=bool(given.get("strict")),
         verbose=given.get("verbose") or 0,
         shard=shard,
         cached=bool(given.get("cached")),

@@ -19,7 +19,7 @@ from ..model.facts import EndpointFact, Facts, ServiceFacts
 from ..model.fast_dataclass import dataclass
 from ..model.net import Backend
 from ..model.node_result import NodeResult, ShareKey
-from ..model.report import Finding, NodeRow, Severity, Unverified
+from ..model.report import Finding, NodeRow, NotJudged, Severity, Unverified
 from ..model.snapshot import ApiObjects
 from ..observe.config_votes import Inference, Votes
 
@@ -113,6 +113,7 @@ class _Packer:
             "row": plain(result.row),
             "findings": [plain(finding) for finding in result.findings],
             "unverified": [plain(item) for item in result.unverified],
+            "notJudged": [plain(item) for item in result.not_judged],
             "notes": list(result.notes),
             "shares": self._by_service(shares),
             "wrong": sorted([service, port, *backend] for service, port, backend in result.wrong),
@@ -146,7 +147,7 @@ class _Packer:
         return number
 
 
-def plain(item: Finding | Unverified | NodeRow) -> dict[str, Any]:
+def plain(item: Finding | Unverified | NotJudged | NodeRow) -> dict[str, Any]:
     """A frozen record as JSON has it, without what is empty."""
     found = {}
     for f in fields(item):
@@ -210,6 +211,7 @@ class _Unpacker:
             row=NodeRow(**{"mode": "", "version": "", "via": "", **found["row"]}),
             findings=tuple(_finding(item) for item in found["findings"]),
             unverified=tuple(_unverified(item) for item in found["unverified"]),
+            not_judged=tuple(_not_judged(item) for item in found.get("notJudged", ())),
             notes=tuple(found["notes"]),
             shares=shares,
             wrong=frozenset((key, port, Backend(address, number)) for key, port, address, number in found["wrong"]),
@@ -249,6 +251,11 @@ def _finding(item: dict[str, Any]) -> Finding:
 
 def _unverified(item: dict[str, Any]) -> Unverified:
     return Unverified(**{"node": None, **item, "evidence": tuple(item.get("evidence", ()))})
+
+
+def _not_judged(item: dict[str, Any]) -> NotJudged:
+    given = {"reason": "", **item, "effects": tuple(item["effects"]), "evidence": tuple(item.get("evidence", ()))}
+    return NotJudged(**given)
 
 
 # ---- which cluster, at which moment ----------------------------------------------------------------------------------

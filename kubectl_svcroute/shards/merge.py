@@ -43,8 +43,11 @@ class Merged:
     words: tuple[str, ...] = ()
 
 
-def merge(parts: Iterable[Part], *, within: float = WITHIN) -> Merged:
-    """One report of all parts, in whatever order they come. Raises UsageError for parts that are not of one whole."""
+def merge(parts: Iterable[Part], *, within: float = WITHIN, strict: bool = False) -> Merged:
+    """One report of all parts, in whatever order they come. Raises UsageError for parts that are not of one whole.
+
+    `strict`: see `conclude`.
+    """
     kept, words = _each_once(sorted(parts, key=lambda part: (part.shard.of.index, part.shard.of.node, part.name)))
     _same(kept, within)
     opened = [(part, _contents(part)) for part in kept]
@@ -66,7 +69,8 @@ def merge(parts: Iterable[Part], *, within: float = WITHIN) -> Merged:
     if missing:
         nobody = "" if absent else ", to which no node belongs"
         words.append(f"missing: shard {listed(missing, 12)} of {kept[0].shard.of.count}{nobody}")
-    return Merged(report=conclude(facts, list(results.values()), origin=kept[0].origin), words=tuple(words))
+    report = conclude(facts, list(results.values()), origin=kept[0].origin, strict=strict)
+    return Merged(report=report, words=tuple(words))
 
 
 def _contents(part: Part) -> Contents:

@@ -55,7 +55,8 @@ class PartOf:
             nodes=tuple(result.row.node for result in ordered),
             results=pack(contents),
         )
-        report = conclude(facts, ordered, origin=self.origin, whole=False)
+        strict = judge.context.selection.strict
+        report = conclude(facts, ordered, origin=self.origin, whole=False, strict=strict)
         own = len(shard.nodes)
         note = (
             f"this is shard {self.of}: {own} of the {len(self.listed)} nodes; what the others have is not looked at here"

@@ -8,7 +8,7 @@ from captured import capture, faulty
 
 from kubectl_svcroute.audit.cluster import audit
 from kubectl_svcroute.collect.archive import load_snapshot
-from kubectl_svcroute.model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Severity, Unverified
+from kubectl_svcroute.model.report import EndpointRow, Finding, NodeRow, NotJudged, Report, ServiceRow, Severity, Unverified
 from kubectl_svcroute.model.selection import Selection
 
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07\r\n\tb|c `d` <script>alert(1)</script> &amp; \"e\" 'f' \u202egnp.\u200b\x9b31m{g} $(h) # \\"
@@ -77,6 +77,12 @@ def made(
             )
             for node in names
         ),
+        not_judged=(
+            NotJudged(
+                code="SR911", node=names[0], program=f"Calico{text}", effects=("drop",), reason=f"set x{text} is not in the dump",
+                evidence=(f"-A cali-x -m set --match-set x{text} dst -j DROP",),
+            ),
+        ) if text else (),
         notes=(f"masqueradeAll is inferred{text}",) if text or dark else (),
         meta={"origin": f"context {name}{text}", "proxy": "iptables 1.36"},
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports import HOSTILE, made
 
-from kubectl_svcroute.model.report import EndpointRow, Finding, NodeRow, Report, ServiceRow, Severity, Unverified
+from kubectl_svcroute.model.report import EndpointRow, Finding, NodeRow, NotJudged, Report, ServiceRow, Severity, Unverified
 
 _NODES = ("kubworker1.prefetch.net", "kubworker2.prefetch.net", "kubworker3.prefetch.net", "kubworker4.prefetch.net")
 _WAY = (
@@ -81,13 +81,21 @@ def everything() -> Report:
         Unverified(code="SR907", node=None, reason='cannot list endpointslices in namespace "secret": forbidden'),
         Unverified(code="SR901", node=_NODES[3], reason="ssh: connect to 192.168.56.104 port 22: Connection refused"),
     )
+    not_judged = tuple(
+        NotJudged(
+            code="SR911", node=node, program="Calico", effects=("drop", "masquerade"),
+            reason="the members of ipset cali40s:x are not in the dump",
+            evidence=("-A cali-tw-cali1234 -m set ! --match-set cali40s:x src -j DROP",),
+        )
+        for node in _NODES[:2]
+    )  # fmt: skip
     nodes = tuple(
         NodeRow(node=node, verified=n < 3, mode="iptables" if n < 3 else "", version="1.28" if n < 3 else "", via="ssh",
                 errors=int(n in (1, 2)), warnings=int(n == 0))
         for n, node in enumerate(_NODES)
     )  # fmt: skip
     return Report(
-        findings=findings, unverified=unverified, services=(dns, web, db), nodes=nodes,
+        findings=findings, unverified=unverified, services=(dns, web, db), nodes=nodes, not_judged=not_judged,
         notes=("kube-proxy's configuration could not be read; inferred from what 3 nodes have in common: nothing",),
         meta={"origin": "context prod", "proxy": "iptables 1.28"},
     )  # fmt: skip
@@ -98,6 +106,7 @@ def only(report: Report, service: str) -> Report:
     return Report(
         findings=tuple(f for f in report.findings if f.service in (None, service)),
         unverified=report.unverified,
+        not_judged=report.not_judged,
         services=tuple(row for row in report.services if row.service == service),
         nodes=report.nodes,
         notes=report.notes,

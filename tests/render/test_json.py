@@ -77,7 +77,7 @@ def test_lists_come_with_their_lengths() -> None:
     document = check(made(nodes=7, services=3, wrong=2, dark=2))
     assert document["summary"] == {
         "services": 3, "endpoints": 15, "nodes": 7, "nodesVerified": 5,
-        "errors": 2, "warnings": 0, "unverified": 2, "verdict": "failed",
+        "errors": 2, "warnings": 0, "unverified": 2, "notJudged": 0, "verdict": "failed",
     }  # fmt: skip
     assert len(document["services"]) == 3
     assert len(document["unverified"]) == 2

@@ -137,7 +137,8 @@ def test_findings_that_differ_in_their_node_alone_are_one_block() -> None:
 def test_the_summary_counts_what_is_not_verified_apart_from_nodes() -> None:
     """A doubt that is no node's is said as well, whether all nodes were verified or not."""
     assert summary_line(everything()) == (
-        "3 services, 5 endpoints, 4 nodes: 2 errors, 1 warning; 1 node not verified; 1 other thing not verified"
+        "3 services, 5 endpoints, 4 nodes: 2 errors, 1 warning; 1 node not verified; 1 other thing not verified;"
+        " rules of 1 other program not judged"
     )
     base = made(wrong=0)
     doubt = Unverified(code="SR907", node=None, reason="cannot list nodes")
