@@ -30,6 +30,7 @@ WITHOUT = {
     "SR623": "as before",
     "SR908": "objects that change between two readings: no line that a node prints",
     "SR910": "a report that is missing: no line that a node prints",
+    "SR912": "an audit of no node: no line that a node prints",
     "SR920": "what could not be read of a node: no line that it prints",
     "SR921": "what a probe could not dial: no line that a node prints",
 }

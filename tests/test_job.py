@@ -230,7 +230,8 @@ def test_the_job_does_what_one_run_does(pods: Pods, tmp_path: Path) -> None:
     logs = [pod.communicate(timeout=120)[0] for pod in running]
     said = one.communicate(timeout=120)[0]
     assert one.returncode == 1, said
-    assert sorted({pod.returncode for pod in running} - {0}) == [1], logs
+    # One of the parts has no node: it proves nothing, and says so.
+    assert sorted({pod.returncode for pod in running} - {0}) == [1, 3], logs
     whole = (pods.folder / "pod3" / "tmp" / "one.json").read_text()
     assert json.loads(whole)["summary"]["nodesVerified"] == 5, whole
     for index in range(3):

@@ -312,7 +312,7 @@ def test_the_command_line_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture
         monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
         paths.append(str(tmp_path / f"{index}.json"))
         output = f"{('shard', 'json', 'yaml')[index]}={paths[-1]}"
-        assert run("-A", "--snapshot", source, "--shard", "job/3", "-o", output) in (0, 1)
+        assert run("-A", "--snapshot", source, "--shard", "job/3", "-o", output) in (0, 1, 3)  # 3: a part without nodes
     merged = tmp_path / "merged.json"
     assert run("merge", *reversed(paths), "-o", f"json={merged}") == 1
     assert merged.read_bytes() == one.read_bytes()

@@ -165,6 +165,7 @@ _ALL = (
     Code("SR910", "shard-missing", _W, "no shard's report tells of the node", "unknown"),
     Code("SR911", "others-not-judged", _I, "another program's rules can disturb traffic of Services, and were not judged",
          "unknown: kube-proxy's own rules are verified, and the other program may stop traffic or masquerade it besides"),
+    Code("SR912", "no-node", _W, "no node was looked at", "unknown"),
     Code("SR920", "connections-not-seen", _W, "where connections go could not be read on the node", "unknown"),
     Code("SR921", "not-probed", _W, "an address that should be dialled could not be", "unknown"),
 )  # fmt: skip

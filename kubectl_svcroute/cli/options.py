@@ -56,6 +56,9 @@ which_options = _options(
     click.option("-l", "--selector", metavar="LABELS", help="Label selector, as in kubectl: app=web,tier!=cache."),
     click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node (repeatable)."),
     click.option(
+        "--node-selector", metavar="LABELS", help="Only nodes with these labels, as in kubectl: type!=virtual-kubelet."
+    ),
+    click.option(
         "--snapshot",
         metavar="PATH",
         help="Read a saved snapshot (folder or .tar.gz; demo: the one that comes with the plugin).",

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, cast
 
 from ..errors import CollectError
@@ -47,6 +47,34 @@ class FirstOf:
         """Close all readers."""
         for reader in self._readers:
             reader.close()
+
+
+class Without:
+    """A reader that some nodes are not read with: these are Unreachable at once, each for its reason."""
+
+    def __init__(self, reader: NodeReader, reasons: Mapping[str, str]) -> None:
+        self._reader = reader
+        self._reasons = reasons
+
+    @property
+    def via(self) -> str:
+        """That of the reader."""
+        return self._reader.via
+
+    def read(self, target: NodeTarget) -> NodeOutcome:
+        """Read one node, unless it is left out."""
+        reason = self._reasons.get(target.name)
+        return Unreachable(node=target.name, reason=reason) if reason else self._reader.read(target)
+
+    def run(self, target: NodeTarget, script: str, nonce: str, *, via: str = "") -> bytes:
+        """Run a script on a node that is not left out."""
+        if target.name in self._reasons:
+            raise CollectError(self._reasons[target.name])
+        return self._reader.run(target, script, nonce, via=via)
+
+    def close(self) -> None:
+        """Close the reader."""
+        self._reader.close()
 
 
 class LocalReader:

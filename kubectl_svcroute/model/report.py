@@ -219,13 +219,13 @@ class Report:
             return "failed"
         if self.warnings:
             return "warned"
-        return "unverified" if self.unverified else "passed"
+        return "unverified" if self.unverified or not self.nodes else "passed"
 
     def exit_code(self, *, fail_on: str = "warning", allow_partial: bool = False) -> ExitCode:
         """The exit status of design.md, section 5."""
         failed = {"error": self.errors, "warning": self.errors + self.warnings, "never": 0}[fail_on]
         if failed:
             return ExitCode.FINDINGS
-        if self.unverified and not allow_partial:
-            return ExitCode.NOT_VERIFIED
+        if (self.unverified or not self.nodes) and not allow_partial:
+            return ExitCode.NOT_VERIFIED  # an audit that looked at no node proves nothing
         return ExitCode.OK

@@ -121,9 +121,7 @@ class _Run:
         self.reader = reader
         self.selection = check.select(objects, found, api.current_namespace)
         self.dialler, self.place = self._who()
-        targets, notes = check._targets(objects, replace(found, nodes=(self.place,)) if self.place else found)
-        for note in notes:
-            click.echo(note, err=True)
+        targets = check._targets(objects, replace(found, nodes=(self.place,)) if self.place else found)
         self.targets: dict[str, NodeTarget] = {target.name: target for target in targets}
         self.comparisons = 1
 

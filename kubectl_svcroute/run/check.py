@@ -58,9 +58,7 @@ def save(settings: Settings, path: str, *, redact: bool) -> int:
         saved = save_snapshot(source, path, redact=redact)
     else:
         with _cluster(settings) as (api, objects, reader):
-            targets, notes = _targets(objects, settings)
-            for note in notes:
-                click.echo(note, err=True)
+            targets = _targets(objects, settings)
             from ..collect.fanout import handles, read_all  # noqa: PLC0415
 
             nodes = handles(reader, targets)
@@ -139,21 +137,28 @@ def matches_selector(selector: str, labels: Mapping[str, str]) -> bool:
     return True
 
 
-def _known_nodes(settings: Settings, names: Sequence[str]) -> set[str] | None:
-    """The nodes asked for; None for all. Raises UsageError for one that is not there."""
-    if not settings.nodes:
-        return None
-    from difflib import get_close_matches  # noqa: PLC0415
+def _known_node(wanted: str, names: Sequence[str]) -> str:
+    """A node by its name, or by the first part of it. Raises UsageError for one that is not there."""
+    same = [name for name in names if name == wanted] or [name for name in names if name.partition(".")[0] == wanted]
+    if len(same) != 1:
+        from difflib import get_close_matches  # noqa: PLC0415
 
-    found = set()
-    for wanted in settings.nodes:
-        same = [name for name in names if name == wanted] or [name for name in names if name.partition(".")[0] == wanted]
-        if len(same) != 1:
-            near = get_close_matches(wanted, names, n=3, cutoff=0.5)
-            hint = f"; did you mean {', '.join(near)}?" if near else ""
-            raise UsageError(f'node "{wanted}" not found{hint}')
-        found.add(same[0])
-    return found
+        near = get_close_matches(wanted, names, n=3, cutoff=0.5)
+        raise UsageError(f'node "{wanted}" not found' + (f"; did you mean {', '.join(near)}?" if near else ""))
+    return same[0]
+
+
+def _asked_nodes(settings: Settings, names: Sequence[str], items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The nodes of these names that the options ask for, in order. Raises UsageError for an unknown name, and for no node."""
+    if settings.nodes:
+        names = [_known_node(wanted, names) for wanted in settings.nodes]
+    if settings.node_selector:
+        labels = {str(item["metadata"]["name"]): item["metadata"].get("labels") or {} for item in items}
+        names = [name for name in names if matches_selector(settings.node_selector, labels.get(name, {}))]
+    if not names:
+        which = f" with labels {settings.node_selector}" if settings.node_selector else ""
+        raise UsageError(f"nothing to check: there is no node{which}")
+    return sorted(set(names))
 
 
 # ---- from a snapshot -----------------------------------------------------------------------------------------------------
@@ -162,18 +167,14 @@ def _known_nodes(settings: Settings, names: Sequence[str]) -> set[str] | None:
 def _asked_handles(snapshot: Snapshot, settings: Settings) -> tuple[NodeHandle, ...]:
     """The nodes of a snapshot; one that the API lists and the snapshot lacks is one that could not be read."""
     here = {handle.node: handle for handle in snapshot.nodes}
-    listed = [str((item.get("metadata") or {}).get("name")) for item in snapshot.api.items("nodes") if not not_ours(item)]
-    names = list(dict.fromkeys([*here, *listed]))
-    wanted = _known_nodes(settings, names)
+    items = snapshot.api.items("nodes")
+    reasons = {str(item["metadata"]["name"]): not_ours(item) for item in items}
 
     def absent(name: str) -> Callable[[], NodeOutcome]:
-        return lambda: Unreachable(node=name, reason="the snapshot holds nothing of this node")
+        return lambda: Unreachable(node=name, reason=reasons[name] or "the snapshot holds nothing of this node")
 
-    found = []
-    for name in sorted(names):
-        if wanted is None or name in wanted:
-            found.append(here.get(name) or NodeHandle(node=name, read=absent(name)))
-    return tuple(found)
+    names = _asked_nodes(settings, list(dict.fromkeys([*here, *reasons])), items)
+    return tuple(here.get(name) or NodeHandle(node=name, read=absent(name)) for name in names)
 
 
 def _from_snapshot(settings: Settings) -> tuple[Report, bool]:
@@ -184,8 +185,6 @@ def _from_snapshot(settings: Settings) -> tuple[Report, bool]:
     snapshot = load_snapshot(settings.snapshot)
     selection = select(snapshot.api, settings, settings.namespace or "default")
     nodes = _asked_handles(snapshot, settings)
-    if not nodes:
-        raise UsageError(f"{settings.snapshot}: the snapshot has no nodes")
     if settings.shard is not None:
         return _part_of_snapshot(settings, settings.shard, snapshot, selection, nodes), True
     judge = Audit(snapshot.api, selection, alone=len(nodes) == 1)
@@ -204,6 +203,7 @@ def _part_of_snapshot(
     if judge.needs_inference:
         # The others' files are here: they vote as they would in one run over all, and every part infers the same.
         judge.learn(handle.read() for handle in nodes)
+    shard = _of_known(shard, [handle.node for handle in nodes])
     part = PartOf(
         of=shard,
         asked=settings.asked(settings.namespace or "default"),
@@ -224,30 +224,19 @@ def not_ours(item: Mapping[str, Any]) -> str:
     labels = (item.get("metadata") or {}).get("labels") or {}
     info = (item.get("status") or {}).get("nodeInfo") or {}
     if (labels.get("kubernetes.io/os") or info.get("operatingSystem") or "linux") != "linux":
-        return "runs another system than Linux"
-    if labels.get("type") == "virtual-kubelet" or labels.get("eks.amazonaws.com/compute-type") == "fargate":
-        return "is no machine of its own"
+        return "left out: it runs another system than Linux (--node-selector kubernetes.io/os=linux excludes it)"
+    for label, value in (("type", "virtual-kubelet"), ("eks.amazonaws.com/compute-type", "fargate")):
+        if labels.get(label) == value:
+            return f"left out: it is not a machine of its own, by its label (--node-selector '{label}!={value}' excludes it)"
     return ""
 
 
-def _targets(api: ApiObjects, settings: Settings) -> tuple[tuple[NodeTarget, ...], list[str]]:
+def _targets(api: ApiObjects, settings: Settings) -> tuple[NodeTarget, ...]:
+    """The nodes that the options ask for; those that are left out are among them, and the reader says why they are."""
     from ..collect.fanout import node_target  # noqa: PLC0415
 
-    items = api.items("nodes")
-    wanted = _known_nodes(settings, [str(item["metadata"]["name"]) for item in items])
-    found, notes = [], []
-    for item in sorted(items, key=lambda item: str(item["metadata"]["name"])):
-        name = str(item["metadata"]["name"])
-        reason = not_ours(item)
-        if wanted is not None and name not in wanted:
-            continue
-        if reason:
-            notes.append(f"node {name} {reason}: left out")
-            continue
-        found.append(node_target(item))
-    if not found:
-        raise UsageError("nothing to check: the cluster has no node that runs kube-proxy on Linux")
-    return tuple(found), notes
+    items = {str(item["metadata"]["name"]): item for item in api.items("nodes")}
+    return tuple(node_target(items[name]) for name in _asked_nodes(settings, list(items), list(items.values())))
 
 
 def _patience(settings: Settings) -> float:
@@ -272,7 +261,12 @@ def _cluster(settings: Settings) -> Iterator[tuple[KubeApi, ApiObjects, NodeRead
 
     with connect(KubeOptions(**settings.kube), on_warning=warn) as api:
         objects = _collect(api, settings, cached=settings.cached)
+        left_out = {str(item["metadata"]["name"]): reason for item in objects.items("nodes") if (reason := not_ours(item))}
         reader = _reader(settings, api, objects, warn)
+        if left_out:
+            from ..collect.transports import Without  # noqa: PLC0415
+
+            reader = Without(reader, left_out)
         try:
             yield api, objects, reader
         finally:
@@ -325,9 +319,7 @@ def _from_cluster(settings: Settings) -> tuple[Report, bool]:
     listed = time.monotonic()
     with _cluster(settings) as (api, objects, reader):
         selection = select(objects, settings, api.current_namespace)
-        targets, notes = _targets(objects, settings)
-        for note in notes:
-            click.echo(note, err=True)
+        targets = _targets(objects, settings)
         part = None
         if settings.shard is not None:
             part, targets = _part_of_cluster(settings, settings.shard, api, objects, targets, began)
@@ -362,6 +354,7 @@ def _part_of_cluster(
     """The part that is asked for, and its nodes. No node may fall into it: then it says so."""
     from ..shards.run import PartOf  # noqa: PLC0415
 
+    shard = _of_known(shard, [target.name for target in targets])
     part = PartOf(
         of=shard,
         asked=settings.asked(api.current_namespace),
@@ -372,10 +365,17 @@ def _part_of_cluster(
         began=began,
         origin=f"context {api.context_name}",
     )
-    mine = tuple(target for target in targets if shard.owns(target.name))
-    if shard.node and not mine:
-        raise UsageError(f'--shard {shard}: node "{shard.node}" is not one that runs kube-proxy on Linux')
-    return part, mine
+    return part, tuple(target for target in targets if shard.owns(target.name))
+
+
+def _of_known(shard: ShardOf, names: Sequence[str]) -> ShardOf:
+    """The same part; one that is a node, by the node's whole name. Raises UsageError where there is no such node."""
+    if not shard.node:
+        return shard
+    try:
+        return replace(shard, node=_known_node(shard.node, names))
+    except UsageError as error:
+        raise UsageError(f"--shard {shard}: {error}") from None
 
 
 def _conclude_part(part: PartOf, judge: Audit, results: list[NodeResult]) -> Report:

@@ -35,6 +35,8 @@ class Settings:
     all_namespaces: bool = False
     selector: str | None = None
     nodes: tuple[str, ...] = ()
+    node_selector: str | None = None
+    """Labels of the nodes asked for; None for all."""
     snapshot: str | None = None
     kube: Mapping[str, Any]
     """The arguments of `collect.kube.KubeOptions`."""
@@ -68,6 +70,7 @@ class Settings:
             "namespace": None if self.all_namespaces else namespace,
             "selector": self.selector,
             "nodes": sorted(self.nodes),
+            "nodeSelector": self.node_selector,
             "conntrack": self.conntrack,
         }
         return json.dumps({key: value for key, value in asked.items() if value}, ensure_ascii=True)
@@ -120,6 +123,7 @@ def settings(given: Mapping[str, Any]) -> Settings:
         all_namespaces=bool(given.get("all_namespaces")),
         selector=given.get("selector"),
         nodes=tuple(given.get("nodes") or ()),
+        node_selector=given.get("node_selector"),
         snapshot=snapshot_path(given.get("snapshot")),
         kube=kube,
         via=given.get("via") or "auto",

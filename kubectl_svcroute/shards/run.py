@@ -9,7 +9,7 @@ from ..audit.cluster import Audit
 from ..audit.report_builder import conclude
 from ..model.fast_dataclass import dataclass, replace
 from ..model.node_result import NodeResult
-from ..model.report import Report
+from ..model.report import Report, Unverified
 from ..model.shard import Shard, ShardOf
 from ..model.snapshot import ApiObjects
 from .encoding import Contents, cluster_of, fingerprint_of, pack
@@ -62,4 +62,7 @@ class PartOf:
             f"this is shard {self.of}: {own} of the {len(self.listed)} nodes; what the others have is not looked at here"
             " (kubectl svcroute merge)"
         )
-        return replace(report, notes=(*report.notes, note), shard=shard)
+        # Of this part alone: a merged report has the nodes of the others.
+        reason = f"shard {self.of} has none of the cluster's nodes"
+        nobody = () if ordered else (Unverified(code="SR912", node=None, reason=reason),)
+        return replace(report, notes=(*report.notes, note), unverified=(*report.unverified, *nobody), shard=shard)

@@ -124,9 +124,7 @@ def _question(api: ApiObjects, found: Settings, wish: Wish, namespace: str) -> Q
 def _from_cluster(found: Settings, wish: Wish) -> Trace:
     with check._cluster(found) as (api, objects, reader):
         question = _question(objects, found, wish, api.current_namespace)
-        targets, notes = check._targets(objects, found)
-        for note in notes:
-            click.echo(note, err=True)
+        targets = check._targets(objects, found)
         by_name = {target.name: target for target in targets}
         origin = f"context {api.context_name}"
         tracer = Tracer(objects, question, origin=origin)
