@@ -172,6 +172,8 @@ def test_a_legacy_dump_does_not_stand_for_iptables_nft() -> None:
     report = audited(LEGACY, {"nft-tables.json": tables})
     assert [u.code for u in report.unverified] == ["SR909"]
     assert audited(NFT, {"nft-tables.json": tables}).exit_code() is ExitCode.OK
+    leftover = listed(("ip", "kube-proxy", "filter-forward", "forward"))
+    assert [u.code for u in audited(NFT, {"nft-tables.json": leftover}).unverified] == ["SR909"]
 
 
 @pytest.mark.parametrize("format_", ["json", "txt"])

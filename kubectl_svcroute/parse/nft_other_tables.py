@@ -38,7 +38,7 @@ class ForeignTable:
     effects: tuple[str, ...] = ()
     """What its base chains can do to a packet that kube-proxy's rules send where they should: `drop`, `masquerade`."""
     before: bool = True
-    """It can translate destinations before kube-proxy does, or nobody knows that it cannot."""
+    """It can translate destinations before kube-proxy does, or hold rules of kube-proxy's; or nobody knows that it cannot."""
 
     def __str__(self) -> str:
         where = f": {', '.join(self.chains)}" if self.chains else ""
@@ -70,7 +70,10 @@ def foreign_tables(text: str, *, walked: Collection[TableKey], iptables: Collect
                     name=table.name,
                     chains=based if with_chains else None,
                     effects=_effects(table),
-                    before=not with_chains or any(_translates_first(chain) for chain in table.based),
+                    before=not with_chains
+                    or any(_translates_first(chain) for chain in table.based)
+                    or _is_iptables(table)
+                    or key in PROXY_TABLES,
                 )
             )
     return tuple(found)
