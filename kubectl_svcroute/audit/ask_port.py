@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from ..checks.case import Case, Facts
 from ..checks.compare import compare
 from ..checks.landmarks import Landmarks
-from ..checks.observation import Disturbance, Observation, Unsure
+from ..checks.observation import Observation, Result, Unsure
 from ..expect.names import endpoint_hash, nft_endpoint
 from ..expect.routes import NodeView
 from ..model.fast_dataclass import dataclass, field
@@ -61,7 +61,7 @@ class Ground:
 
     def compare(
         self, plan: PortPlan, expectation: Expectation, observed: Observed
-    ) -> Iterator[Observation | Unsure | Disturbance]:
+    ) -> Iterator[Result]:
         """What is wrong, or cannot be judged."""
         return compare(self.case(plan, expectation, observed))
 
@@ -86,7 +86,7 @@ class AskedPort:
     def again(self, expectation: Expectation) -> list[Observation | Unsure]:
         """What the audit says about one expectation alone."""
         found = self.ground.compare(self.plan, expectation, self.ground.observe(expectation))
-        return [result for result in found if not isinstance(result, Disturbance)]
+        return [result for result in found if isinstance(result, Observation | Unsure)]
 
 
 Listener = Callable[[AskedPort], None]

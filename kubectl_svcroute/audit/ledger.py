@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..checks.heal import Healing, ProxyState
-from ..checks.observation import Disturbance, Observation, Unsure
+from ..checks.observation import Answered, Disturbance, Observation, Result, Unsure
 from ..checks.rollup import roll_up
 from ..errors import ParseError
 from ..model.cluster import Service
@@ -84,12 +84,15 @@ class Ledger:
 
     # ---- what was found ---------------------------------------------------------------------------------------------
 
-    def note(self, result: Observation | Unsure | Disturbance) -> None:
+    def note(self, result: Result) -> None:
         """Note what the comparison of one frontend and client gave."""
         if isinstance(result, Observation):
             self.observations.append(result)
         elif isinstance(result, Disturbance):
             self.disturbances[result] = None
+        elif isinstance(result, Answered):
+            if str(result) not in self.notes:
+                self.notes.append(str(result))
         else:
             self.unsure(result)
 

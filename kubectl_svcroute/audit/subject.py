@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..checks.frame_iptables import Stops
-from ..checks.observation import Disturbance, Observation, Unsure
+from ..checks.observation import Answered, Observation, Result, Unsure
 from ..expect.endpoints import orders
 from ..expect.routes import NodeView, filtering_ranges, plan_service
 from ..expect.versions import Behaviour
@@ -26,11 +26,11 @@ class _Asked(NamedTuple):
     """One Service port, and what the rules answered to each expectation."""
 
     plan: PortPlan
-    answers: list[tuple[Expectation, Observed, list[Observation | Unsure | Disturbance]]]
+    answers: list[tuple[Expectation, Observed, list[Result]]]
 
     @property
     def wrong(self) -> int:
-        return sum(not isinstance(result, Disturbance) for _, _, results in self.answers for result in results)
+        return sum(isinstance(result, Observation | Unsure) for _, _, results in self.answers for result in results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,8 @@ class Subject:
                 ledger.expected(expectation, service.key, view.family)
                 for result in results:
                     ledger.note(result)
-                ledger.shares_of(plan, expectation, observed, view)
+                if not any(isinstance(result, Answered) for result in results):
+                    ledger.shares_of(plan, expectation, observed, view)
         right = before == ledger.mark
         if right and not told and self.context.worth_comparing:
             ledger.ways.pop(service.key, None)  # nobody knows the path of its twins, and who is a twin depends on the node

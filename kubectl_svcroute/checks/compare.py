@@ -21,16 +21,19 @@ from ..model.net import Backend, FrontendKind
 from ..model.ranges import describe
 from ..model.report import Severity
 from ..model.routes import Action
-from ..model.walk_result import Atom, End
+from ..model.walk_result import Atom, End, Step
 from . import blame, effect, programs
 from .case import CLOSE, Case, difference, percent, shares_text
 from .masquerade import harmless, masquerade
-from .observation import Disturbance, Observation, Unsure
+from .observation import Answered, Disturbance, Observation, Result, Unsure
 
 
-def compare(case: Case) -> Iterator[Observation | Unsure | Disturbance]:
+def compare(case: Case) -> Iterator[Result]:
     """Every difference between what should be and what is, and what cannot be told."""
     for atom in case.observed.atoms:
+        if (answered := _answered(case, atom)) is not None:
+            yield answered
+            continue
         found = [_found(case, outcome) for outcome in atom.possible or (atom,)]
         if all(found):
             yield from _blamed(case, atom)
@@ -47,6 +50,28 @@ def compare(case: Case) -> Iterator[Observation | Unsure | Disturbance]:
             )
     if case.expectation.action is Action.TRANSLATE:
         yield from _affinity(case)
+
+
+def _answered(case: Case, atom: Atom) -> Answered | None:
+    """Who answers on the node in the Service's stead; None where nobody does.
+
+    Nobody can hold a cluster IP by accident: who puts it on an interface of the node, keeps its packets from being translated,
+    and lets them in, means to answer them.
+    """
+    frontend = case.expectation.frontend
+    if frontend.kind is not FrontendKind.CLUSTER_IP or case.expectation.action is not Action.TRANSLATE or not atom.ends:
+        return None
+    keeper: Step | None = None
+    for end in atom.ends:
+        keeper = next((s for s in end.way if s.pins and s.target in _KEEPS and not case.landmarks.own(s)), None)
+        if end.action is not Action.PASS or not end.local or keeper is None:
+            return None
+    program = programs.name_of(keeper, case.facts.chains()) if keeper is not None else ""
+    return Answered(service=case.service, address=frontend.address, program=program)
+
+
+_KEEPS = ("NOTRACK", "CT", "ACCEPT", "RETURN")
+"""What keeps a packet from kube-proxy's translation."""
 
 
 def _found(case: Case, outcome: Atom) -> list[Observation] | None:

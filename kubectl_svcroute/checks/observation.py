@@ -56,3 +56,22 @@ class Disturbance:
     """What is not known."""
     rule: str = ""
     """The rule that would do it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A Service's cluster IP is an address of the node, and another program keeps its traffic there: NodeLocal DNSCache does."""
+
+    service: str
+    address: str
+    program: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.service}: the node itself holds {self.address}, and rules of {self.program} keep its traffic from kube-proxy:"
+            " a process of the node answers it"
+        )
+
+
+Result = Observation | Unsure | Disturbance | Answered
+"""What the comparison of one frontend and client can give."""
