@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..checks import frame_iptables
+from ..checks.observation import Disturbance
 from ..expect.versions import NEWEST, OLDEST
 from ..model.cluster import ClusterState, Node, ProxyConfig, Service, Slice
 from ..model.fast_dataclass import dataclass, field, replace
@@ -41,6 +42,8 @@ class Memory:
     """Family -> the first node in iptables mode on which Services needed no walk."""
     nft_references: dict[int, NftReference] = field(default_factory=dict)
     """The same in nftables mode."""
+    disturbances: dict[int, tuple[Disturbance, ...]] = field(default_factory=dict)
+    """Family -> what other programs may do on the first node, whose walks later nodes with the same rules are spared."""
     large: bool | None = None
 
 

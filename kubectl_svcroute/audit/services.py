@@ -38,6 +38,7 @@ class _Recognised(NamedTuple):
 def on_first_node(subject: Subject, ground: Ground, alike: Alike | None) -> Stops:
     """Audit every Service of one family; `alike`: what decides which Services need no walk, None to walk them all."""
     context, ledger = subject.context, subject.ledger
+    disturbed = len(ledger.disturbances)
     stops = Stops()
     node_ports = node_port_addresses(ground.view)
     twins = []
@@ -74,6 +75,7 @@ def on_first_node(subject: Subject, ground: Ground, alike: Alike | None) -> Stop
             if alike.reference is not None:
                 alike.reference.add(key, alike.reference.kept(cones), ledger.frontends[key], walked=True)
     ledger.right_as_others(twins, ground.view.family)
+    context.memory.disturbances.setdefault(ground.view.family, tuple(ledger.disturbances)[disturbed:])
     return stops
 
 
@@ -156,6 +158,8 @@ def on_later_nft_node(subject: Subject, ground: Ground, reference: NftReference,
 def _take_over(subject: Subject, right: set[str], reference: Reference | NftReference, ground: Ground) -> None:
     """Note what is known of Services that are right because they are on the first node."""
     view, ledger = ground.view, subject.ledger
+    for disturbance in subject.context.memory.disturbances.get(view.family, ()) if right else ():
+        ledger.note(disturbance)
     there = node_port_addresses(reference.view) == node_port_addresses(view)
     # With two families a Service's frontends are put together from both.
     shared = len(subject.families) == 1 and subject.context.memory.parts.first_node == reference.view.node.name

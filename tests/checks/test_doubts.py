@@ -10,10 +10,12 @@ import pytest
 from captured import capture
 
 from kubectl_svcroute.audit.cluster import Audit
+from kubectl_svcroute.audit.report_builder import conclude
 from kubectl_svcroute.collect.archive import load_snapshot
 from kubectl_svcroute.model.report import ExitCode, Report, Severity
 from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.snapshot import NodeDump, Snapshot
+from kubectl_svcroute.shards.encoding import Contents, pack, unpack
 
 IPTABLES, NFTABLES = "v1.36-iptables-nft", "v1.36-nftables"
 NODE = "kubworker3"
@@ -307,3 +309,62 @@ def test_a_table_that_was_not_read_matters_where_it_may_translate_first(
         return
     assert report.unverified == ()
     assert [(item.program, item.effects) for item in report.not_judged] == [effects]
+
+
+# ---- other nodes, parts, and who answers -----------------------------------------------------------------------------------
+
+
+def test_a_later_node_whose_walks_are_spared_says_the_same() -> None:
+    """Nodes that are judged by their differences from the first name the same programs as nodes that are walked."""
+    dumps = [handle.read() for handle in snapshot(IPTABLES).nodes]
+    rules = (
+        "filter -A FORWARD -m set --match-set cali40s:x src -j DROP",
+        "nat -A POSTROUTING -m set --match-set y src -j MASQUERADE",
+    )
+    changed = [
+        NodeDump(node=d.node, files={**d.files, "iptables-save.txt": with_rules(d.files["iptables-save.txt"], rules)})
+        for d in dumps
+        if isinstance(d, NodeDump)
+    ]
+    found = []
+    for thorough in (False, True):
+        judge = Audit(snapshot(IPTABLES).api, Selection(), thorough=thorough)
+        judge.learn(changed)
+        found.append([(r.row.node, r.not_judged) for r in map(judge.node, changed)])
+    assert found[0] == found[1]
+    assert all(len(items) == 2 for _, items in found[0])
+
+
+def test_parts_keep_what_was_not_judged() -> None:
+    """A part's results hold it, and merging counts it as it is asked to."""
+    judge = Audit(snapshot(IPTABLES).api, Selection(services=SERVICES))
+    text = with_rules(dump(IPTABLES).files["iptables-save.txt"], [f"filter -A FORWARD {SET} -j DROP"])
+    result = judge.node(NodeDump(node=dump(IPTABLES).node, files={**dump(IPTABLES).files, "iptables-save.txt": text}))
+    contents = Contents(listed=(), facts=judge.facts(), inference=None, everybody=False, results=(result,))
+    (again,) = unpack(pack(contents)).results
+    assert again.not_judged == result.not_judged != ()
+    assert conclude(judge.facts(), [again]).exit_code() is ExitCode.OK
+    assert conclude(judge.facts(), [again], strict=True).exit_code() is ExitCode.NOT_VERIFIED
+
+
+LOCAL_DNS = (
+    'raw -A PREROUTING -d {ip}/32 -p tcp -m tcp --dport {port} -m comment --comment "NodeLocal DNS Cache: skip" -j NOTRACK',
+    'raw -A OUTPUT -d {ip}/32 -p tcp -m tcp --dport {port} -m comment --comment "NodeLocal DNS Cache: skip" -j NOTRACK',
+    'filter -A INPUT -d {ip}/32 -p tcp -m tcp --dport {port} -m comment --comment "NodeLocal DNS Cache: allow" -j ACCEPT',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_cluster_ip_that_the_node_holds_is_answered_there(held: bool) -> None:
+    """It is not lost, and who answers is said. Where the node does not hold it, the same rules lose it."""
+    item = next(i for i in snapshot(IPTABLES).api.items("services") if i["metadata"]["name"] == "kuard")
+    ip, port = item["spec"]["clusterIP"], item["spec"]["ports"][0]["port"]
+    text = with_rules(dump(IPTABLES).files["iptables-save.txt"], [rule.format(ip=ip, port=port) for rule in LOCAL_DNS])
+    address = f"9: nodelocaldns    inet {ip}/32 scope global nodelocaldns\n" if held else ""
+    files = {"iptables-save.txt": text, "addresses.txt": dump(IPTABLES).files.get("addresses.txt", "") + address}
+    report = audited(files)
+    assert any("NodeLocal DNSCache" in note and ip in note for note in report.notes) is held
+    assert codes(report) == ([] if held else ["SR102"])
+    assert report.unverified == ()
+    row = next(row for row in report.services if row.service == "default/kuard")
+    assert bool(row.wrong_on) is not held
