@@ -13,6 +13,7 @@ from ..checks.node import behind, health, parse_sysctl, proxy_health, proxy_stat
 from ..checks.observation import Disturbance, Observation
 from ..checks.programs import of_table
 from ..errors import ParseError
+from ..expect.routes import NodeView
 from ..expect.versions import Behaviour, behaviour
 from ..model.cluster import Node, ProxyConfig, Service
 from ..model.fast_dataclass import dataclass, replace
@@ -104,10 +105,22 @@ def _audit_rules(subject: Subject, data_plane: DataPlane) -> None:
         rules = data_plane.open(family, asked=family in subject.families)
         if rules is None:
             continue
+        _note_pods(subject, rules.ground.view)
         check_connections(subject, rules.ground.view)
         rules.frame_checks(rules.audit_services())
         rules.close()
     _unread_tables(subject, data_plane)
+
+
+def _note_pods(subject: Subject, view: NodeView) -> None:
+    """Say how pods' addresses were known, where neither the Node nor kube-proxy's configuration has a network of theirs."""
+    cidrs = (*view.node.pod_cidrs, *subject.config.cluster_cidrs)
+    if any((":" in cidr) == (view.family == 6) for cidr in cidrs):
+        return
+    known = "the addresses that pods have now stand for all" if view.pods else "no pod has one, and nothing was asked as a pod"
+    text = f"some nodes have no podCIDR and kube-proxy no cluster CIDR (IPv{view.family}): {known}"
+    if text not in subject.ledger.notes:
+        subject.ledger.notes.append(text)
 
 
 # ---- what the node shows ------------------------------------------------------------------------------------------------

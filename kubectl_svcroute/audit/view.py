@@ -28,7 +28,8 @@ def node_view(
     own = union(network(c) for c in node.pod_cidrs if mine(c))
     running = union(single(number(ip)) for ip in context.state.pod_ips.get(node.name, ()) if mine(ip))
     clusters = union(network(c) for c in config.cluster_cidrs if mine(c))
-    pods = subtract(union((own, running)) or clusters or all_pods, union((local, node_ips)))
+    # Where the Node has no podCIDR (Calico's and the clouds' own address management), a pod here can have any address of pods.
+    pods = subtract(union((own or clusters, running)) if own or clusters else all_pods, union((local, node_ips)))
     networks = subtract(union((clusters, context.pod_cidrs[family], all_pods)), union((local, node_ips)))
     outside = subtract(
         ALL[family], union((never_clients(family), networks, clusters, context.pod_cidrs[family], node_ips, local))

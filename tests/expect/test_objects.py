@@ -172,3 +172,30 @@ def test_what_the_node_sends_to_itself_is_refused_by_itself() -> None:
     files = {**dump.files, "iptables-save.txt": let_in(dump.files["iptables-save.txt"])}
     report = Audit(whole.api, Selection()).report([NodeDump(node=dump.node, files=files)])
     assert codes(report) == []
+
+
+@pytest.mark.parametrize("has_cluster_cidr", [True, False])
+def test_without_a_pod_cidr_pods_are_asked_for_all_the_same(has_cluster_cidr: bool) -> None:
+    """A fault that pods alone feel is found where the Node has no podCIDR and its only pod is the endpoint: or it is said."""
+    whole = snapshot(NEW)
+    objects = copy.deepcopy(dict(whole.api.objects))
+    for item in objects["nodes"]["items"]:
+        for key in ("podCIDR", "podCIDRs"):
+            item["spec"].pop(key, None)
+    if not has_cluster_cidr:
+        objects["configmap-kube-proxy"]["data"]["config.conf"] = "mode: iptables\nclusterCIDR: ''\n"
+    mine = {e["addresses"][0] for e in of(objects, "endpointslices")["endpoints"]}
+    objects["pods"]["items"] = [p for p in objects["pods"]["items"] if p.get("status", {}).get("podIP") in mine]
+    dump = next(d for h in whole.nodes if h.node.startswith("kubworker3") if isinstance(d := h.read(), NodeDump))
+    text = dump.files["iptables-save.txt"]
+    kuard = of(objects, "services")["spec"]["clusterIP"]
+    at = text.index("-A PREROUTING ", text.index("*nat"))
+    text = f"{text[:at]}-A PREROUTING -s 10.244.0.0/16 -d {kuard}/32 -j RETURN\n{text[at:]}"
+    selection = Selection(services=frozenset(["default/kuard"]))
+    report = Audit(replace(whole.api, objects=objects), selection).report(
+        [NodeDump(node=dump.node, files={**dump.files, "iptables-save.txt": text})]
+    )
+    if has_cluster_cidr:
+        assert [(f.code, f.client) for f in report.findings if f.severity.value == "error"] == [("SR102", "pod")]
+    said = [note for note in report.notes if "no podCIDR" in note]
+    assert [note.partition("(IPv4)")[1] for note in said] == ([] if has_cluster_cidr else ["(IPv4)"])
