@@ -27,7 +27,7 @@ from ..parse.iptables_save import parse_iptables_save
 from ..parse.kube_objects import build_config
 from .ask_port import Listener
 from .context import cluster_context
-from .files import IPTABLES_SAVE
+from .files import iptables_files
 from .node import Audited, audit_node
 from .report_builder import conclude, not_read
 
@@ -62,7 +62,7 @@ class Audit:
         for outcome in outcomes:
             if isinstance(outcome, NodeDump):
                 nodes += 1
-                for family, file in IPTABLES_SAVE.items():
+                for file, family in {**dict.fromkeys(iptables_files(4), 4), **dict.fromkeys(iptables_files(6), 6)}.items():
                     if file in outcome.files:
                         try:
                             votes.add(parse_iptables_save(outcome.files[file], family=family, source=file))

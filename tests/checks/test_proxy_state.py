@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -143,3 +145,50 @@ def test_no_finding_says_that_a_kube_proxy_that_cannot_write_will_fix_it(name: s
     assert says in fault.heals
     if name != "runs" and "long ago" not in name:
         assert "kube-proxy fixes this" not in fault.heals
+
+
+def flushed(name: str, text: str) -> str:
+    """What `iptables -t nat -F`, or `nft flush table ip kube-proxy`, leaves: chains, sets and maps, and no rule."""
+    if "nftables" in name:
+        items = json.loads(text)["nftables"]
+        kept = [item for item in items if "rule" not in item or item["rule"]["family"] != "ip"]
+        return json.dumps({"nftables": kept})
+    head, start, rest = text.partition("*nat\n")
+    nat, end, tail = rest.partition("COMMIT\n")
+    return head + start + "".join(line for line in nat.splitlines(keepends=True) if not line.startswith("-A ")) + end + tail
+
+
+def deleted(name: str, text: str) -> str:
+    """What is left when the chains are gone too: `iptables -t nat -X`, `nft delete table ip kube-proxy`."""
+    if "nftables" in name:
+        items = json.loads(text)["nftables"]
+        kept = [item for item in items if all(thing.get("family") != "ip" for thing in item.values())]
+        return json.dumps({"nftables": kept})
+    head, start, rest = flushed(name, text).partition("*nat\n")
+    nat, end, tail = rest.partition("COMMIT\n")
+    return head + start + "".join(line for line in nat.splitlines(keepends=True) if not line.startswith(":KUBE-")) + end + tail
+
+
+FLUSHED = {
+    # As seen on a cluster: after a flush two changes made no full sync; where chains are gone, a partial sync fails.
+    ("v1.36-iptables-nft", flushed): "kube-proxy fixes this at its next full sync (within an hour)",
+    ("v1.36-nftables", flushed): "kube-proxy fixes this at its next full sync (within an hour)",
+    ("v1.31-nftables", flushed): "kube-proxy does not fix this by itself (this version makes no full sync by itself)",
+    ("v1.28-iptables-legacy", flushed): "kube-proxy does not fix this by itself (this version makes no full sync by itself)",
+    ("v1.23-iptables-nft", flushed): "kube-proxy fixes this at the next change of any Service or endpoint",
+    ("v1.36-iptables-nft", deleted): "kube-proxy fixes this at the next change of any Service or endpoint",
+    ("v1.36-nftables", deleted): "kube-proxy fixes this at the next change of any Service or endpoint",
+}
+
+
+@pytest.mark.parametrize(("name", "edit"), FLUSHED, ids=str)
+def test_a_flush_heals_as_the_version_does_it(name: str, edit: Callable[[str, str], str]) -> None:
+    """SR106 names what is left: empty chains wait for a full sync, and chains that are gone bring one about."""
+    whole = load_snapshot(capture(name))
+    dump = next(found for handle in whole.nodes if isinstance(found := handle.read(), NodeDump))
+    file = "nft-ruleset.json" if "nftables" in name else "iptables-save.txt"
+    files = {key: text for key, text in dump.files.items() if key != "nft-ruleset.txt"}
+    files[file] = edit(name, files[file])
+    report = Audit(whole.api, Selection()).report([NodeDump(node=dump.node, files=files)])
+    (found,) = [f for f in report.findings if f.code == "SR106"]
+    assert found.heals.startswith(FLUSHED[name, edit])
