@@ -103,6 +103,17 @@ def test_harmless_rules_of_the_other_backend_are_healthy(name: str, world: str) 
     assert (report.exit_code(), report.unverified) == (ExitCode.OK, ())
 
 
+def test_a_flushed_backend_beside_another_programs_is_a_finding() -> None:
+    """kube-proxy's backend that holds nothing any more is not passed over for the one of another program."""
+    text = dumps(NFT)["kubworker3"].files["iptables-save.txt"]
+    empty = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(("-A ", ":KUBE-")))
+    nothing = {"iptables-save.txt": "", "tools.txt": "empty: iptables-save.txt: printed nothing\n"}
+    for own in ({"iptables-save.txt": empty}, nothing):
+        report = audited(NFT, {**own, **save("legacy", *HARMLESS["another program's own"])})
+        assert "SR106" in {f.code for f in report.findings}
+        assert report.unverified == ()
+
+
 TOOLS = {
     # tools.txt beside a capture of iptables-nft (or of iptables-legacy): is the node verified?
     "legacy not printed": (NFT, "not read: iptables-legacy-save.txt: no iptables-legacy-save\n", False),

@@ -65,8 +65,7 @@ class IptablesReader:
         for file, why in self._unread(family, found) if asked else ():
             ledger.cannot("SR902", f"{file} was not read ({why}), and packets to Services pass its rules too")
             self.complete = False
-        # A backend whose chains do nothing is as one that is not there.
-        return [rules for rules in found if not rules.idle] or found[:1]
+        return found
 
     def _backend(self, rules: IptablesRules) -> str:
         """The backend of rules whose program does not name it (1.8.0 to 1.8.7), by what else is known of the node."""
@@ -110,16 +109,17 @@ class IptablesReader:
         own = IPTABLES_SAVE[family]
         if not found and not self.complete:
             return []
-        if not found and said_empty(dump, own):
-            # The kernel holds no rules at all: that is known, and every Service says so.
-            return [IptablesRules(family=family, tables={}, source=own)]
+        if said_empty(dump, own) and not any(map(frame_iptables.programmed, found)):
+            # The kernel holds no rules of kube-proxy's at all: that is known, and every Service says so.
+            return [IptablesRules(family=family, tables={}, source=own), *(rules for rules in found if not rules.idle)]
         if not found:
             name = "iptables-save" if family == 4 else "ip6tables-save"
             why = why_absent(dump, own) or f"{name} was not read"
             ledger.cannot("SR902", f"{own} is not there ({why}), and the Services have IPv{family} addresses")
             return []
-        found.sort(key=lambda rules: not frame_iptables.programmed(rules))
-        first = found[0]
+        first, *others = sorted(found, key=lambda rules: not frame_iptables.programmed(rules))
+        # A backend whose chains do nothing is as one that is not there.
+        found = [first, *(rules for rules in others if not rules.idle)]
         if first.source != own:
             self.changed.pop(family, None)  # that was said of the file that the first node's is
         for table in ["nat", "filter"] + (["mangle"] if self.subject.config.version >= (1, 16) else []):

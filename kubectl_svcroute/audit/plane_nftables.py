@@ -57,7 +57,7 @@ class NftablesPlane:
         if self.rules is None:
             return None
         # iptables' tables beside kube-proxy's see the same packets: a CNI's, a firewall's, or leftovers.
-        others = self.reader.every(family, asked=asked)
+        others = [rules for rules in self.reader.every(family, asked=asked) if not rules.idle]
         return NftablesFamily(self.subject, family, self.rules, others, self.reader.printed.get(family, set())) if asked else None
 
     def printed(self) -> Collection[int]:
