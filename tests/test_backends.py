@@ -85,6 +85,33 @@ def test_rules_of_the_other_backend_are_felt(name: str, fault: str) -> None:
         assert {(node or "").partition(".")[0] for node in where} == {"kubworker3"}
 
 
+BESIDE = (
+    f"{FILTER}; FORWARD -d 10.244.2.0/24 -j DROP",
+    f"{FILTER}; FORWARD -d 10.244.2.2/32 -p tcp -j DROP",
+    f"{FILTER}; FORWARD -p tcp -m tcp --dport 8080 -j REJECT --reject-with icmp-port-unreachable",
+    f"{FILTER}; FORWARD -m conntrack --ctorigdstport 80 -p tcp -j DROP",
+    f"{FILTER}; INPUT -p tcp -m tcp --dport 30080 -j DROP",
+    f"{NAT}; PREROUTING -d KUARD -p tcp -j DNAT --to-destination 192.0.2.1:1",
+    f"{NAT}; PREROUTING -d 10.96.128.0/17 -j ACCEPT",
+    f"{NAT}; POSTROUTING -d 10.244.1.0/24 -j MASQUERADE",
+    f"{NAT} DOCKER=-; PREROUTING -m addrtype --dst-type LOCAL -j DOCKER; POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE",
+    "mangle: PREROUTING=ACCEPT; PREROUTING -s 192.0.2.0/24 -j MARK --set-xmark 0x4000/0x4000",
+)
+
+
+@pytest.mark.parametrize("name", [LEGACY, NFT])
+@pytest.mark.parametrize("table", BESIDE)
+def test_equal_services_are_shared_beside_the_other_backend_too(name: str, table: str) -> None:
+    """What one walk shows of equal Services is what walking each shows, whatever the other backend holds."""
+    kuard = next(s for s in snapshot(name).api.items("services") if s["metadata"]["name"] == "kuard")["spec"]["clusterIP"]
+    files = save(OTHER[name], table.replace("KUARD", kuard))
+    dump = dumps(name)["kubworker3"]
+    changed = NodeDump(node=dump.node, files={**dump.files, **files})
+    short, long_ = (Audit(snapshot(name).api, Selection(), thorough=thorough).report([changed]) for thorough in (False, True))
+    assert short.findings == long_.findings
+    assert short.unverified == long_.unverified
+
+
 HARMLESS = {
     "nothing": (FILTER, NAT),
     "another program's own": (

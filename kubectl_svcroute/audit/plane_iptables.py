@@ -81,7 +81,8 @@ class IptablesFamily:
         self.family = family
         self.rules = rules = sources[0]
         self.beside = beside
-        self.alone = len(sources) == 1 and not beside
+        self.others = sources[1:]
+        self.alone = not self.others and not beside
         self.changed = changed
         memory = subject.context.memory
         self.reference = memory.references.get(family) if self.alone and changed is not None else None
@@ -131,10 +132,12 @@ class IptablesFamily:
         if self.reference is not None and self.differs is not None:
             return on_later_node(self.subject, self.ground, self.reference, self.differs)
         context, view = self.subject.context, self.ground.view
-        if self.alone and context.worth_comparing:
-            twins = Twins(self.rules, cells=(view.detector.pods, view.pod_networks), local=view.local)
+        if not self.beside and context.worth_comparing:
+            cells = (view.detector.pods, view.pod_networks)
+            twins = Twins(self.rules, cells=cells, local=view.local, others=self.others)
             self.alike = Alike(twins, view) if twins.usable else None
-            if self.alike is not None and self.family not in context.memory.references and self.changed == frozenset():
+            first = self.alone and self.family not in context.memory.references and self.changed == frozenset()
+            if first and self.alike is not None:
                 self.made = self.alike.reference = Reference(
                     rules=self.rules, config=self.subject.config, view=view, entries=twins.entries, cells=twins.cells,
                     hooks=self.ground.asker.hooks, masquerading=self.masquerading[0],

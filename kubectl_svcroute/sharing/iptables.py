@@ -203,7 +203,10 @@ def _apart(entries: list[tuple[int, str]]) -> object:
 class Twins:
     """The Services of one node and family that need no walk of their own."""
 
-    def __init__(self, rules: IptablesRules, *, cells: Sequence[Ranges], local: Ranges) -> None:
+    def __init__(
+        self, rules: IptablesRules, *, cells: Sequence[Ranges], local: Ranges, others: Sequence[IptablesRules] = ()
+    ) -> None:
+        """`others`: the rules of the other backend, which packets pass too."""
         self._width = "/128" if rules.family == 6 else "/32"
         self._v6 = rules.family == 6
         nat = rules.tables["nat"].chains if "nat" in rules.tables else Chains({})
@@ -214,7 +217,8 @@ class Twins:
         self.at_node = False
         """Whether an address of the node itself has an entry, before those of the node ports."""
         try:
-            self.usable = "KUBE-SERVICES" in nat and self._read_rest(rules, local) and self.cells.few
+            rest = all(self._read_other(other, local) for other in others)
+            self.usable = "KUBE-SERVICES" in nat and rest and self._read_rest(rules, local) and self.cells.few
         except (IndexError, ValueError):
             self.usable = False  # a rule that iptables would not print: whoever walks it says so
 
@@ -235,16 +239,25 @@ class Twins:
                         if (nets := _NETWORK.match(rule)) and not self.cells.note_network(nets[1]):
                             return False
                         continue
-                    found = PINNED.match(rule)
-                    if found:
-                        address = number(found[1])
-                        self.cells.pinned.add(address)
-                        if not contains(local, address):
-                            continue
-                        # Node ports are dialled there: which of them it is about counts.
-                    if not self.cells.weigh(rule) or _INTO_OWN.search(rule):
+                    if not self._read_outer(rule, local):
                         return False
         return True
+
+    def _read_other(self, rules: IptablesRules, local: Ranges) -> bool:
+        """The same of the other backend, where no rule is a Service's own."""
+        chains = (chain for table in rules.tables.values() for chain in table.chains.values())
+        return all(self._read_outer(rule, local) for chain in chains for rule in chain)
+
+    def _read_outer(self, rule: str, local: Ranges) -> bool:
+        """Collect what one rule that is no Service's asks for; False when that cannot be weighed."""
+        found = PINNED.match(rule)
+        if found:
+            address = number(found[1])
+            self.cells.pinned.add(address)
+            if not contains(local, address):
+                return True
+            # Node ports are dialled there: which of them it is about counts.
+        return self.cells.weigh(rule) and not _INTO_OWN.search(rule)
 
     def _read_entries(self, local: Ranges) -> bool:
         """The same of the rules that lead to Services: each is about one address, or about all."""
