@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..checks import frame_iptables
+from ..checks.landmarks import IPTABLES
 from ..checks.observation import Observation
 from ..errors import ParseError
 from ..model.fast_dataclass import replace
@@ -165,3 +166,9 @@ def _same_backend(one: IptablesRules, other: IptablesRules) -> bool:
     if one.backend and other.backend:
         return one.backend == other.backend
     return one.tables == other.tables
+
+
+def other_chains(sources: Iterable[IptablesRules]) -> frozenset[str]:
+    """The names of the chains of some iptables rules that are not kube-proxy's."""
+    names = (name for rules in sources for table in rules.tables.values() for name in table.chains)
+    return frozenset(name for name in names if not IPTABLES.of_proxy("", name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ..checks import frame_iptables
@@ -23,7 +24,7 @@ from ..sharing.iptables import Twins
 from ..sharing.reference import Reference
 from .ask_port import Ground
 from .context import ClusterContext
-from .iptables_rules import Changed, IptablesReader
+from .iptables_rules import Changed, IptablesReader, other_chains
 from .nft_rules import read_nft
 from .services import on_first_node, on_later_node
 from .subject import Subject
@@ -102,7 +103,7 @@ class IptablesFamily:
                 own_chains=frame_iptables.programmed(rules),
                 node_ports_programmed=frame_iptables.node_ports_programmed(rules),
                 hooks=frame_iptables.hooks(rules),
-                chains=lambda: chain_names(sources),
+                chains=cache(lambda: other_chains(sources)),
             ),
         )
         self.alike: Alike | None = None
@@ -184,11 +185,6 @@ class IptablesFamily:
             from ..observe.nftables import forget  # noqa: PLC0415 - as above
 
             forget(self.beside)
-
-
-def chain_names(sources: Iterable[IptablesRules]) -> list[str]:
-    """The names of all chains of some iptables rules."""
-    return [name for rules in sources for table in rules.tables.values() for name in table.chains]
 
 
 def _owners(context: ClusterContext) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 
 from ..checks import frame_iptables, frame_nftables, unused_ports
 from ..checks.case import Facts
@@ -23,7 +24,7 @@ from ..sharing.nftables import NftTwins
 from ..sharing.reference_nft import NftReference
 from .ask_port import Ground
 from .files import why_absent
-from .iptables_rules import IptablesReader
+from .iptables_rules import IptablesReader, other_chains
 from .nft_rules import NFT_FILES, read_nft
 from .services import on_first_node, on_later_nft_node
 from .subject import Subject
@@ -99,6 +100,7 @@ class NftablesFamily:
                 node_port_ips=frame_nftables.node_port_ips(table),
                 hairpin_rule=frame_nftables.hairpin_rule(table, subject.config.version),
                 hooks=frame_nftables.hooks(table),
+                chains=cache(lambda: other_chains(others)),
             ),
         )
 

@@ -18,7 +18,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 from ..model.fast_dataclass import replace
 from ..model.net import Backend, FrontendKind
-from ..model.ranges import describe
+from ..model.ranges import describe, intersect
 from ..model.report import Severity
 from ..model.routes import Action
 from ..model.walk_result import Atom, End, Step
@@ -30,13 +30,14 @@ from .observation import Answered, Disturbance, Observation, Result, Unsure
 
 def compare(case: Case) -> Iterator[Result]:
     """Every difference between what should be and what is, and what cannot be told."""
+    wrong = []
     for atom in case.observed.atoms:
         if (answered := _answered(case, atom)) is not None:
             yield answered
             continue
         found = [_found(case, outcome) for outcome in atom.possible or (atom,)]
         if all(found):
-            yield from _blamed(case, atom)
+            wrong.append(atom)
         elif all(result == [] for result in found):
             yield from _disturbed(case, atom)
         else:
@@ -48,6 +49,7 @@ def compare(case: Case) -> Iterator[Result]:
                 client=case.expectation.client,
                 evidence=_unknown_evidence(atom),
             )
+    yield from _blamed(case, wrong)
     if case.expectation.action is Action.TRANSLATE:
         yield from _affinity(case)
 
@@ -86,28 +88,55 @@ def _differences(case: Case, atom: Atom) -> Iterator[Observation]:
     return _translated(case, atom) if expectation.action is Action.TRANSLATE else _not_translated(case, atom)
 
 
-def _blamed(case: Case, atom: Atom) -> Iterator[Observation]:
-    """What is wrong whichever way the doubts go, with the code of what caused it."""
-    seen = (atom.possible or (atom,))[0]
-    if not effect.touched(case, atom):
-        yield from _differences(case, seen)
+def _blamed(case: Case, wrong: Sequence[Atom]) -> Iterator[Observation]:
+    """What is wrong whichever way the doubts go, with the code of what caused it.
+
+    The rules are walked again for all of these sources at once: a fault of the node is met thousands of times.
+    """
+    touched = []
+    for atom in wrong:
+        if effect.touched(case, atom):
+            touched.append(atom)
+        else:
+            yield from _differences(case, _seen(atom))
+    if not touched:
         return
-    own = effect.by_own_rules(case, atom.sources, _differences)
-    if own:
-        yield from own
-        return
-    stopped = [end for end in atom.disturbed if end.action in _STOPS]
-    if stopped and case.expectation.action is Action.TRANSLATE:
-        # Another program stops the packet, or does something else to it that is wrong: the first is the plainer word for it.
-        verdict = blame.blame_stopped(replace(case, culprits=frozenset((stopped[0].way[-1],))), stopped[0])
+    culprits = effect.known(case, touched, _differences)
+    if culprits is None:
+        own = effect.by_own_rules(case, touched, _differences)
+        for _, found in own:
+            yield from found
+        touched = [atom for atom in touched if not any(intersect(atom.sources, sources) for sources, _ in own)]
+        stopped = [atom for atom in touched if _stopped(case, atom) is not None]
+        for atom in stopped:
+            yield from _or_stopped(case, atom)
+        touched = [atom for atom in touched if atom not in stopped]
+        culprits = effect.culprits(case, touched, _differences) if touched else frozenset()
+    to_blame = replace(case, culprits=culprits)
+    for atom in touched:
+        # That another program lets health checks in before kube-proxy does is no fault.
+        yield from (observation for observation in _differences(to_blame, _seen(atom)) if observation.code != "SR412")
+
+
+def _seen(atom: Atom) -> Atom:
+    """One thing that happens."""
+    return atom.possible[0] if atom.possible else atom
+
+
+def _stopped(case: Case, atom: Atom) -> End | None:
+    """Where another program stops the packet, or does something else to it that is wrong."""
+    return next((end for end in atom.disturbed if end.action in _STOPS and case.expectation.action is Action.TRANSLATE), None)
+
+
+def _or_stopped(case: Case, atom: Atom) -> Iterator[Observation]:
+    """Of the two, that it is stopped is the plainer word."""
+    end = _stopped(case, atom)
+    if end is not None:
+        verdict = blame.blame_stopped(replace(case, culprits=frozenset((end.way[-1],))), end)
         yield difference(
-            case, atom, verdict.code, verdict.message, stopped[0], key=verdict.key, node_wide=verdict.node_wide,
+            case, atom, verdict.code, verdict.message, end, key=verdict.key, node_wide=verdict.node_wide,
             place=verdict.place, observed="connections are stopped, or go wrong",
         )  # fmt: skip
-        return
-    to_blame = replace(case, culprits=effect.culprits(case, seen, _differences))
-    # That another program lets health checks in before kube-proxy does is no fault.
-    yield from (observation for observation in _differences(to_blame, seen) if observation.code != "SR412")
 
 
 _STOPS = (Action.DROP, Action.REJECT)

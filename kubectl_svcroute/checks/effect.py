@@ -7,9 +7,9 @@ the end of the path to its beginning, until the packet ends as it should; of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from ..model.ranges import Ranges
+from ..model.ranges import Ranges, union
 from ..model.walk_result import Atom, End, Step
 from .case import CLOSE, Case, Without
 from .observation import Observation
@@ -31,57 +31,60 @@ def touched(case: Case, atom: Atom) -> bool:
     return any(end.doubts or any(_acts(case, step) for step in end.way) for end in atom.ends)
 
 
-def by_own_rules(case: Case, sources: Ranges, differences: Differences) -> list[Observation]:
-    """What would be wrong for these sources if no other program had rules here."""
-    alone = case.ask_without(sources, case.landmarks.foreign_rule)
-    found: list[Observation] = []
-    for atom in alone.atoms:
-        if atom.unknown_share <= CLOSE:
-            found.extend(differences(case, atom))
-    return found
+def by_own_rules(case: Case, atoms: Sequence[Atom], differences: Differences) -> list[tuple[Ranges, list[Observation]]]:
+    """What would be wrong, for which sources, if no other program had rules here."""
+    alone = case.ask_without(union(atom.sources for atom in atoms), case.landmarks.foreign_rule)
+    found = ((atom.sources, list(differences(case, atom))) for atom in alone.atoms if atom.unknown_share <= CLOSE)
+    return [(sources, wrong) for sources, wrong in found if wrong]
 
 
-def culprits(case: Case, atom: Atom, differences: Differences) -> frozenset[Step]:
+def known(case: Case, atoms: Sequence[Atom], differences: Differences) -> frozenset[Step] | None:
+    """Rules that were found to blame for something else, if they are for this too."""
+    here = {step for atom in atoms for end in atom.ends for step in end.way}
+    for steps in reversed(case.suspects[-4:]):
+        if steps <= here and _wrong_without(case, atoms, differences, _rules(steps)) is None:
+            return steps
+    return None
+
+
+def culprits(case: Case, atoms: Sequence[Atom], differences: Differences) -> frozenset[Step]:
     """The rules of other programs that are to blame. Kube-proxy's own rules, alone, are right."""
-    unmarked = any(difference.code in NOT_MASQUERADED for difference in differences(case, atom))
-
-    def wrong_without(left_out: Without) -> Atom | None:
-        """What is wrong without these rules; None if everything is right."""
-        for seen in case.ask_without(atom.sources, left_out).atoms:
-            for outcome in seen.possible or (seen,):
-                # That something else masquerades in its place does not make a rule the cause.
-                if unmarked and any(_masqueraded_by_another(case, end) for end in outcome.ends):
-                    continue
-                if outcome.unknown_share <= CLOSE and not any(differences(case, outcome)):
-                    break
-            else:
-                return seen
-        return None
-
-    here = frozenset(step for end in atom.ends for step in end.way)
-    for known in reversed(case.suspects[-4:]):
-        if known <= here and wrong_without(_rules(known)) is None:
-            return known
     for leave_out in (_rules, _chains):
         chosen: list[Step] = []
-        wrong: Atom | None = atom
+        wrong: Atom | None = atoms[0]
         while wrong is not None and len(chosen) < _MOST:
             step = next((s for s in _candidates(case, wrong) if s not in chosen), None)
             if step is None:
                 break
             chosen.append(step)
-            wrong = wrong_without(leave_out(frozenset(chosen)))
+            wrong = _wrong_without(case, atoms, differences, leave_out(frozenset(chosen)))
         if wrong is not None:
             continue
         needed = frozenset(chosen)
         for step in chosen[:-1]:
             fewer = needed - {step}
-            if wrong_without(leave_out(fewer)) is None:
+            if _wrong_without(case, atoms, differences, leave_out(fewer)) is None:
                 needed = fewer
         case.suspects.append(needed)
         return needed
     # No set of rules mends it: what acted last is named.
-    return frozenset(step for step in list(_candidates(case, atom))[:1])
+    return frozenset(step for atom in atoms for step in list(_candidates(case, atom))[:1])
+
+
+def _wrong_without(case: Case, atoms: Sequence[Atom], differences: Differences, left_out: Without) -> Atom | None:
+    """What is wrong without these rules; None if everything is right."""
+    before = ((atom.possible or (atom,))[0] for atom in atoms)
+    unmarked = any(difference.code in NOT_MASQUERADED for atom in before for difference in differences(case, atom))
+    for seen in case.ask_without(union(atom.sources for atom in atoms), left_out).atoms:
+        for outcome in seen.possible or (seen,):
+            # That something else masquerades in its place does not make a rule the cause.
+            if unmarked and any(_masqueraded_by_another(case, end) for end in outcome.ends):
+                continue
+            if outcome.unknown_share <= CLOSE and not any(differences(case, outcome)):
+                break
+        else:
+            return seen
+    return None
 
 
 def _masqueraded_by_another(case: Case, end: End) -> bool:

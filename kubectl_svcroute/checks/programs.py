@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from ..model.fast_dataclass import dataclass
 from ..model.walk_result import Step
@@ -142,15 +143,18 @@ def of_step(step: Step, chains: Iterable[str] = ()) -> Program | None:
     `chains`: the names of all chains of the node's rules. A policy has no words, and is ascribed to the one program there
     that sets policies.
     """
-    table = step.table.partition(" ")[2]
-    found = of_chain(step.chain) or of_table(table) or of_chain(step.target)
-    if found is None:
-        found = next((program for program in PROGRAMS if program.words.search(step.rule)), None)
+    found = _of_rule(step.table.partition(" ")[2], step.chain, step.target, step.rule)
     if found is None and step.rule.startswith("(policy"):
         there = {p.name: p for name in chains if not name.startswith("KUBE-") and (p := of_chain(name)) is not None}
         setters = [there[name] for name in _POLICY_SETTERS if name in there]
         found = setters[0] if setters else None
     return found
+
+
+@lru_cache(maxsize=1 << 10)
+def _of_rule(table: str, chain: str, target: str, rule: str) -> Program | None:
+    found = of_chain(chain) or of_table(table) or of_chain(target)
+    return found or next((program for program in PROGRAMS if program.words.search(rule)), None)
 
 
 def name_of(step: Step, chains: Iterable[str] = ()) -> str:
