@@ -231,6 +231,15 @@ def test_what_does_not_matter_is_a_note() -> None:
     assert sum(e.share for e in trace.ways[0].endings()) == pytest.approx(1)
 
 
+def test_what_another_program_may_do_is_a_note() -> None:
+    """It is not known whether it stops the packet; kube-proxy's rules send it where they should."""
+    anchor = '-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES'
+    trace = traced("default/kuard", 3, change=(anchor, f"-A PREROUTING -m set --match-set cali40s:x src -j DROP\n{anchor}"))
+    assert trace.verdict == "as it should be"
+    assert any("Calico can drop these packets" in note for note in trace.notes)
+    assert sum(e.share for e in trace.ways[0].endings()) == pytest.approx(1)
+
+
 def test_a_doubt_that_matters_is_not_given_a_share() -> None:
     anchor = '-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES'
     trace = traced("default/kuard", 3, change=(anchor, f"-A PREROUTING -m set --match-set odd src -j ACCEPT\n{anchor}"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from ..checks.case import Case, Facts
 from ..checks.compare import compare
 from ..checks.landmarks import Landmarks
-from ..checks.observation import Observation, Result, Unsure
+from ..checks.observation import Result
 from ..expect.names import endpoint_hash, nft_endpoint
 from ..expect.routes import NodeView
 from ..model.fast_dataclass import dataclass, field
@@ -83,10 +83,9 @@ class AskedPort:
         """The node's rules."""
         return self.ground.asker
 
-    def again(self, expectation: Expectation) -> list[Observation | Unsure]:
+    def again(self, expectation: Expectation) -> list[Result]:
         """What the audit says about one expectation alone."""
-        found = self.ground.compare(self.plan, expectation, self.ground.observe(expectation))
-        return [result for result in found if isinstance(result, Observation | Unsure)]
+        return list(self.ground.compare(self.plan, expectation, self.ground.observe(expectation)))
 
 
 Listener = Callable[[AskedPort], None]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..checks.case import expected_text
-from ..checks.observation import Observation, Unsure
+from ..checks.observation import Answered, Disturbance, Observation, Result, Unsure
 from ..errors import UsageError
 from ..model.cluster import Service
 from ..model.fast_dataclass import replace
@@ -59,7 +59,11 @@ class Telling(Reasons):
             found = [answer for answer in answers if isinstance(answer, Observation)]
             observations += found
             unsure += [answer for answer in answers if isinstance(answer, Unsure)]
+            self._others(answers)
             masquerade_wrong = any(o.code.startswith("SR3") for o in found)
+            if any(isinstance(answer, Answered) for answer in answers):
+                # A process of the node answers, so that the packet is to be left alone.
+                expectation = replace(expectation, action=Action.PASS, backends=())  # noqa: PLW2901
             ways += self._ways(expectation, masquerade_wrong=masquerade_wrong)
         wide = [o for o in self.traced.observations if o.frontend is None]
         everything = self.traced.findings([*observations, *wide])
@@ -85,6 +89,15 @@ class Telling(Reasons):
             commands=tuple(self._commands(ways)),
             notes=(*base.notes, *dict.fromkeys(self.notes)),
         )
+
+    def _others(self, answers: Iterable[Result]) -> None:
+        """Note what other programs' rules may do."""
+        effects: dict[str, dict[str, None]] = {}
+        for answer in answers:
+            if isinstance(answer, Disturbance):
+                effects.setdefault(answer.program, {})[answer.effect] = None
+        for program, can in effects.items():
+            self.notes.append(f"rules of {program} can {' or '.join(can)} these packets, and were not judged (SR911)")
 
     # ---- whose packets ----------------------------------------------------------------------------------------------
 

@@ -78,6 +78,8 @@ class Reasons:
         selection = self.asked.plan.selection
         if self.frontend.kind is FrontendKind.HEALTH_CHECK:
             return "kube-proxy itself answers there"
+        if expectation.action is Action.PASS and self.frontend.kind is FrontendKind.CLUSTER_IP:
+            return "the node itself holds this cluster IP"
         if expectation.denied:
             return "its source is in none of the Service's loadBalancerSourceRanges"
         if not selection.any:
@@ -174,7 +176,7 @@ class Reasons:
         if end.action is None:
             return "", "What becomes of it cannot be told."
         if end.action is Action.PASS:
-            return "its own", self._untranslated()
+            return "its own", self._untranslated(end)
         known = all(self._place(t.end.backend).state for t in group if t.end.backend is not None)
         nobody = "" if known else " (if anybody is there to answer)"
         if end.local:
@@ -218,12 +220,14 @@ class Reasons:
             " dialled. The client refuses that answer."
         )
 
-    def _untranslated(self) -> str:
+    def _untranslated(self, end: End) -> str:
         kind = self.frontend.kind
         if kind is FrontendKind.HEALTH_CHECK:
             return "It is taken in as it came: kube-proxy itself answers there, and tells whether the node has an endpoint."
         if kind is FrontendKind.NODE_PORT:
             return "It is taken in as it came: whatever program listens on that port of the node answers, or nobody does."
+        if kind is FrontendKind.CLUSTER_IP and end.local:
+            return "The node itself holds this cluster IP and takes it in: a process of the node answers, or nobody does."
         if kind is FrontendKind.CLUSTER_IP:
             return "Nobody holds a cluster IP: it goes on as it came, wherever the node's routes send it, and is lost."
         return "It goes on as it came, to whoever holds that address."
