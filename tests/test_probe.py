@@ -50,7 +50,7 @@ class World:
         self.api = api
         self.folder = folder
         self.kubeconfig = api.kubeconfig(folder / "kubeconfig")
-        self.node: SshNode = lab.node(NODE, files=capture(name) / "nodes" / NODE, users=["tcpdump"])
+        self.node: SshNode = lab.node(NODE, files=capture(name) / "nodes" / NODE, users=["tcpdump"], proxy=True)
         lab.trust(self.node)
         self.config = lab.config(f"Host {NODE}", f"  HostName {self.node.address}", "  User root")
         self.pods = Pods(self.node, endpoints_of(capture(name)), own=["172.18.0.11", "fd00:18::b"])
@@ -566,7 +566,7 @@ def test_a_client_that_is_not_kept_is_told(world: World) -> None:
 @contextlib.contextmanager
 def without_conntrack(world: World) -> Iterator[None]:
     """Sessions on the node find no conntrack."""
-    inside = ["nsenter", "--mount", "--target", str(world.node.processes[0].pid)]
+    inside = ["nsenter", "--mount", "--target", str(world.node.processes[-1].pid)]
     tool = shutil.which("conntrack")
     assert tool is not None
     subprocess.run([*inside, "mount", "--bind", "/dev/null", tool], check=True)

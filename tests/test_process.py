@@ -31,8 +31,8 @@ class Cluster:
         self.lab = lab
         self.folder = folder
         self.kubeconfig = api.kubeconfig(folder / "kubeconfig")
-        self.healthy = lab.node(FIRST, files=capture(NAME) / "nodes" / FIRST)
-        self.broken = lab.node(THIRD, files=faulty(NAME, "missing-endpoint") / "nodes" / THIRD)
+        self.healthy = lab.node(FIRST, files=capture(NAME) / "nodes" / FIRST, proxy=True)
+        self.broken = lab.node(THIRD, files=faulty(NAME, "missing-endpoint") / "nodes" / THIRD, proxy=True)
         lab.trust(self.healthy, self.broken)
         hosts = [line for node in lab.nodes for line in (f"Host {node.name}", f"  HostName {node.address}", "  User root")]
         self.config = lab.config(*hosts)
