@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from .hooks import SOURCE_HOOKS, BaseChain, Hooks, meet
+from .look_ahead import felt
 from .packet import Doubt, Packet, divide
 from .verdict import Verdict
 
@@ -68,13 +69,9 @@ def _through(bases: Sequence[BaseChain], packet: Packet) -> list[tuple[Verdict, 
     return done + [(Verdict.ACCEPT, branch) for branch in going]
 
 
-_FELT = ("bound_dst", "bound_src", "ctmark", "dport", "dst", "left_as", "mark", "masquerade", "remembered", "untracked")
-"""What a chain can change of a packet, beside its verdict, that a later chain or the end of its path depends on."""
-
-
 def _acts(bases: Sequence[BaseChain], packet: Packet) -> bool:
     """True if these chains alone would change the packet or not let it pass."""
     return any(
-        verdict is not Verdict.ACCEPT or any(getattr(branch, name) != getattr(packet, name) for name in _FELT)
+        verdict is not Verdict.ACCEPT or felt(branch) != felt(packet)
         for verdict, branch in _through(bases, packet.copy())
     )

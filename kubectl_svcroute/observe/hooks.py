@@ -18,7 +18,8 @@ from ..model.net import Backend
 from ..model.ranges import text
 from ..model.routes import Action
 from ..model.walk_result import End
-from .packet import LOOPBACK, NO_INTERFACE, Packet, steps
+from .look_ahead import felt
+from .packet import LOOPBACK, NO_INTERFACE, Packet, new_fork, steps
 from .verdict import Verdict
 
 
@@ -52,7 +53,13 @@ SOURCE_HOOKS = frozenset(("POSTROUTING", "INPUT"))
 
 def walk(hooks: Hooks, packet: Packet) -> list[End]:
     """Walk a packet to all its ends. Its `hook` is set here, by where it comes from."""
-    return [_end(action, branch) for action, branch in _ways(hooks, packet)]
+    sources = packet.src
+    ways = _ways(hooks, packet)
+    if given_up := packet.budget.end():
+        whole = packet.copy()
+        whole.src, whole.weight, whole.doubts, whole.unknown = sources, 1.0, (), given_up
+        return [_end(None, whole)]
+    return [_end(action, branch) for action, branch in ways]
 
 
 def _ways(hooks: Hooks, packet: Packet) -> list[tuple[Action | None, Packet]]:
@@ -116,7 +123,31 @@ def meet(base: BaseChain, packet: Packet) -> list[tuple[Verdict, Packet]]:
         return [(Verdict.ACCEPT, packet)]
     # A connection that the node sent to itself is known when it comes back.
     packet.early = base.priority < CONNTRACK and packet.hook in ("PREROUTING", "OUTPUT") and not looped
-    return base.runner.run(packet)
+    return _merged(packet, base.runner.run(packet))
+
+
+def _merged(packet: Packet, results: list[tuple[Verdict, Packet]]) -> list[tuple[Verdict, Packet]]:
+    """The branches of one base chain, those that doubts led to the same state as one.
+
+    A doubt says that one of its sides happens and not which. So what counts is which states can come of all doubts together, not
+    on how many paths: the states are told apart by new doubts, one fewer than there are states. Where chance or sources split the
+    packet too, each part has its own states, and the branches stay as they are.
+    """
+    known = len(packet.doubts)
+    if len(results) < 3 or any(b.src != packet.src or b.weight != packet.weight or len(b.doubts) == known for _, b in results):
+        return results
+    states: dict[object, tuple[Verdict, Packet]] = {}
+    for verdict, branch in results:
+        states.setdefault((verdict, branch.unknown, branch.facts, felt(branch)), (verdict, branch))
+    if len(states) == len(results):
+        return results
+    merged, doubts = [*states.values()], packet.doubts
+    for _, branch in merged[:-1]:
+        fork, reason = new_fork(), branch.doubts[known][2]
+        branch.doubts = (*doubts, (fork, True, reason))
+        doubts = (*doubts, (fork, False, reason))
+    merged[-1][1].doubts = doubts
+    return merged
 
 
 def _end(action: Action | None, packet: Packet) -> End:

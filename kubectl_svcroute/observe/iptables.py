@@ -16,6 +16,7 @@ from ..model.ranges import ALL, network, number, subtract
 from ..model.ruleset import IptablesRules, Table
 from .hooks import SOURCE_HOOKS, BaseChain
 from .iptables_rule import CONTINUE_TARGETS, Rule, compile_rule, mark_change
+from .look_ahead import LookAhead, felt
 from .packet import Doubt, Packet, Result, divide
 from .verdict import Verdict
 
@@ -35,8 +36,6 @@ LOOPBACK_ADDRESSES = {4: network("127.0.0.0/8"), 6: network("::1")}
 
 _INDEX_FROM = 16
 """A chain with fewer rules is simply tried in order."""
-_MAX_BRANCHES = 20_000
-"""More branches than this in one table and the answer is given up as not verified."""
 _MAX_DEPTH = 512
 """Deeper than any kernel allows (nf_tables: 16 jumps; ip_tables: the number of chains, loops refused at load)."""
 
@@ -100,6 +99,7 @@ class IptablesTable:
         self.family = rules.family
         self.label = f"{'ip6' if rules.family == 6 else 'ip'} {table.name}"
         self.chains: dict[str, _Chain] = {}
+        self._ahead = LookAhead()
 
     def chain(self, name: str) -> _Chain | None:
         """A chain by name; None when the table has none of that name."""
@@ -121,9 +121,6 @@ class IptablesTable:
         todo: list[tuple[Packet, _Frame]] = [(packet, _Frame(base, base.candidates(packet), 0, None))]
         while todo:
             branch, frame = todo.pop()
-            if len(todo) + len(done) > _MAX_BRANCHES:
-                branch.unknown = f"table {self.label} splits the packet into more than {_MAX_BRANCHES} branches"
-                return [(Verdict.UNKNOWN, branch)]
             self._follow(branch, frame, todo, done)
         return done
 
@@ -133,9 +130,18 @@ class IptablesTable:
         frame: _Frame | None,
         todo: list[tuple[Packet, _Frame]],
         done: list[tuple[Verdict, Packet]],
+        stop: _Frame | None = None,
     ) -> None:
-        """Take one branch to its end; side branches go to `todo`."""
+        """Take one branch to its end, or back to `stop`; side branches go to `todo`."""
+        budget = packet.budget
         while True:
+            budget.steps -= 1
+            if budget.spent:
+                done.append((Verdict.UNKNOWN, packet))  # the walk is given up, and whoever began it says why
+                return
+            if frame is stop and stop is not None:
+                done.append((Verdict.BACK, packet))
+                return
             if frame is None:
                 policy = self.table.policies.get(packet.hook, "ACCEPT")
                 told = f"(policy DROP of chain {packet.hook}, table {self.label})"
@@ -167,6 +173,8 @@ class IptablesTable:
             if matched is None:
                 continue
             yes, no = matched
+            if no and len(yes[0].doubts) > len(packet.doubts) and self._idle(rule, packet, chain, frame):
+                continue
             for branch in no:
                 todo.append((branch, frame))
             # `yes` may hold several branches (none but unusual rules make more than one).
@@ -181,6 +189,33 @@ class IptablesTable:
             if next_frame is _END:
                 return
             frame = None if next_frame is _LAST else next_frame
+
+    def _idle(self, rule: Rule, packet: Packet, chain: _Chain, frame: _Frame) -> bool:
+        """True if a rule of which nobody knows whether it matches leaves the packet as it is either way."""
+        if rule.remembers:
+            return False
+
+        def ahead() -> bool:
+            done: list[tuple[Verdict, Packet]] = []
+            branch = packet.copy()
+            follow = self._do(rule, branch, chain, frame, done)
+            if follow is _END or follow is _LAST or (follow is not frame and rule.target == "RETURN"):
+                return False
+            return self._comes_back(branch, follow or frame, frame, felt(packet))
+
+        return self._ahead.idle((chain.name, frame[1][frame[2] - 1]), packet, ahead)
+
+    def _comes_back(self, packet: Packet, start: _Frame, stop: _Frame, state: tuple[object, ...]) -> bool:
+        """True if every branch from a frame comes back to another in this state."""
+        done: list[tuple[Verdict, Packet]] = []
+        todo = [(packet, start)]
+        while todo:
+            branch, frame = todo.pop()
+            self._follow(branch, frame, todo, done, stop)
+            if any(verdict is not Verdict.BACK or felt(end) != state for verdict, end in done):
+                return False
+            done.clear()
+        return True
 
     def _left_out(self, packet: Packet, chain: str, rule: str, target: str) -> bool:
         return packet.without is not None and packet.without(self.label, chain, rule, target)
@@ -229,6 +264,14 @@ class IptablesTable:
                 packet.unknown = f"chains jump into each other more than {_MAX_DEPTH} deep, which no kernel allows"
                 done.append((Verdict.UNKNOWN, packet))
                 return _END
+            if not rule.goto and self._ahead.entered_again(packet, (self.label, target)):
+                start = _Frame(inner, inner.candidates(packet), 0, frame)
+
+                def ahead() -> bool:
+                    return self._comes_back(packet.copy(), start, frame, felt(packet))
+
+                if self._ahead.idle((chain.name, frame[1][frame[2] - 1], target), packet, ahead):
+                    return frame
             back = frame.back if rule.goto else frame
             return _Frame(inner, inner.candidates(packet), 0, back)
         if target in CONTINUE_TARGETS:

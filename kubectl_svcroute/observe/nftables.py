@@ -61,6 +61,7 @@ from ..model.nft import (
 from ..model.ranges import ALL, number, subtract
 from .hooks import SOURCE_HOOKS, BaseChain
 from .iptables import LOOPBACK_ADDRESSES
+from .look_ahead import LookAhead, felt
 from .nft_match import (
     Lookup,
     Part,
@@ -85,7 +86,6 @@ _JUMPS = 16
 """NFT_JUMP_STACK_SIZE: the kernel loads nothing deeper."""
 _GOTOS = 1024
 """More chains than this in one walk of a base chain can only be a circle, which the kernel does not load either."""
-_MAX_BRANCHES = 20_000
 
 
 class _Next(Enum):
@@ -191,6 +191,10 @@ class NftTableWalker:
         return compiled
 
 
+def _same_place(one: _Frame, other: _Frame) -> bool:
+    return one.position == other.position and one.chain is other.chain and one.back is other.back
+
+
 class NftBase:
     """One base chain, as a Runner (observe/hooks.py)."""
 
@@ -199,6 +203,7 @@ class NftBase:
         self.name = chain.name
         self.policy = chain.policy
         self.nat = chain.type == "nat"
+        self._ahead = LookAhead()
 
     def run(self, packet: Packet) -> list[tuple[Verdict, Packet]]:
         """Walk a packet from the first rule to the verdict of each of its branches."""
@@ -209,9 +214,6 @@ class NftBase:
         todo: list[tuple[Packet, _Frame | None, int]] = [(packet, _Frame(base, 0, None, 0, 0), 0)]
         while todo:
             branch, frame, at = todo.pop()
-            if len(todo) + len(done) > _MAX_BRANCHES:
-                branch.unknown = f"table {self.walker.label} splits the packet into more than {_MAX_BRANCHES} branches"
-                return [(Verdict.UNKNOWN, branch)]
             self._follow(branch, frame, at, todo, done)
         return done
 
@@ -222,10 +224,21 @@ class NftBase:
         at: int,
         todo: list[tuple[Packet, _Frame | None, int]],
         done: list[tuple[Verdict, Packet]],
+        stop: _Frame | None = None,
     ) -> None:
-        """Take one branch to its end; side branches go to `todo`. `at` is the statement of the frame's rule to begin with."""
-        walker = self.walker
+        """Take one branch to its end, or back to `stop`; side branches go to `todo`.
+
+        `at` is the statement of the frame's rule to begin with.
+        """
+        walker, budget = self.walker, packet.budget
         while True:
+            budget.steps -= 1
+            if budget.spent:
+                done.append((Verdict.UNKNOWN, packet))  # the walk is given up, and whoever began it says why
+                return
+            if frame is not None and stop is not None and not at and _same_place(frame, stop):
+                done.append((Verdict.BACK, packet))
+                return
             if frame is None:
                 done.append(self._by_policy(packet))
                 return
@@ -244,6 +257,8 @@ class NftBase:
                 if outcome is True:
                     continue
                 if outcome is False:
+                    break
+                if len(outcome) > 1 and self._idle(packet, outcome, frame, at, behind):
                     break
                 stay: Packet | None = None
                 for branch, action in outcome:
@@ -265,6 +280,42 @@ class NftBase:
                 packet = stay
             frame, at = behind, 0
 
+    def _idle(
+        self, packet: Packet, outcome: Sequence[tuple[Packet, _Action]], frame: _Frame, at: int, behind: _Frame
+    ) -> bool:
+        """True if a doubt forked the packet, and every branch comes to the next rule as the packet was."""
+        if not any(len(branch.doubts) > len(packet.doubts) for branch, _ in outcome):
+            return False
+
+        def ahead() -> bool:
+            todo: list[tuple[Packet, _Frame | None, int]] = []
+            done: list[tuple[Verdict, Packet]] = []
+            for branch, action in outcome:
+                if action is _Next.STATEMENT:
+                    todo.append((branch.copy(), frame, at))
+                elif action is _Next.RULE:
+                    todo.append((branch.copy(), behind, 0))
+                elif isinstance(action, _To):
+                    self._go(branch.copy(), action, behind, todo, done)
+                else:
+                    return False  # a return or a verdict
+            return self._come_back(todo, done, behind, felt(packet))
+
+        return self._ahead.idle((frame.chain.name, frame.position, at), packet, ahead)
+
+    def _come_back(
+        self, todo: list[tuple[Packet, _Frame | None, int]], done: list[tuple[Verdict, Packet]], stop: _Frame,
+        state: tuple[object, ...],
+    ) -> bool:  # fmt: skip
+        """True if every branch comes to a frame in this state."""
+        while todo:
+            branch, frame, at = todo.pop()
+            self._follow(branch, frame, at, todo, done, stop)
+            if any(verdict is not Verdict.BACK or felt(end) != state for verdict, end in done):
+                return False
+            done.clear()
+        return not done
+
     def _go(
         self,
         packet: Packet,
@@ -280,6 +331,15 @@ class NftBase:
         elif jumps > _JUMPS or behind.gotos > _GOTOS:
             packet.unknown = f"chains of table {self.walker.label} lead into each other deeper than the kernel allows"
         else:
+            inside = _Frame(inner, 0, behind, jumps, behind.gotos + 1)
+
+            def ahead() -> bool:
+                return self._come_back([(packet.copy(), inside, 0)], [], behind, felt(packet))
+
+            again = to.jump and self._ahead.entered_again(packet, (self.walker.label, to.chain))
+            if again and self._ahead.idle((behind.chain.name, behind.position, to.chain), packet, ahead):
+                todo.append((packet, behind, 0))
+                return
             # A goto leaves no trace of its own chain: it comes back where that one would have. (Its depth stays what it was.)
             todo.append((packet, _Frame(inner, 0, behind if to.jump else behind.back, jumps, behind.gotos + 1), 0))
             return

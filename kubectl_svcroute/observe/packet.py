@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ..model.fast_dataclass import dataclass, field
 from ..model.ranges import ALL, EMPTY, Ranges, contains, intersect, subtract
 from ..model.walk_result import Step
+from .budget import Work
 
 
 class Trace(NamedTuple):
@@ -72,7 +73,8 @@ class NodeContext:
     pod_networks: Ranges = EMPTY
     """Where pods of the cluster live: what the CNIs' own address sets hold."""
     uplink: Interface = field(default_factory=Interface)
-    known_sets: frozenset[str] = frozenset()
+    work: Work = field(default_factory=Work)
+    """What walks on this node may cost together, and have cost."""
 
     def is_local(self, address: int) -> bool:
         """Whether the node takes packets for this address in, instead of passing them on."""
@@ -88,9 +90,9 @@ class Packet:
     """One branch of a walk. Mutable, and copied at forks; `trace` is shared."""
 
     __slots__ = (
-        "bound_dst", "bound_src", "ctmark", "ctx", "doubts", "dport", "dst", "early", "facts", "from_node", "hook", "iif",
-        "left_as", "mark", "masquerade", "memory", "original", "proto", "remembered", "seconds", "src", "trace", "unknown",
-        "untracked", "weight", "without",
+        "bound_dst", "bound_src", "budget", "ctmark", "ctx", "doubts", "dport", "dst", "early", "facts", "from_node", "hook",
+        "iif", "left_as", "mark", "masquerade", "memory", "original", "proto", "remembered", "seconds", "src", "trace",
+        "unknown", "untracked", "weight", "without",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +107,7 @@ class Packet:
         from_node: bool = False,
     ) -> None:
         self.ctx = ctx
+        self.budget = ctx.work.budget()
         self.src = src
         self.dst = dst
         self.proto = proto
@@ -149,6 +152,7 @@ class Packet:
 
     def copy(self) -> Packet:
         """The same packet, to go another way."""
+        self.budget.branches -= 1
         other = Packet.__new__(Packet)
         for slot in Packet.__slots__:
             setattr(other, slot, getattr(self, slot))
@@ -187,6 +191,11 @@ Result = bool | SourceSplit | Chance | Doubt
 """What a match says of a packet."""
 
 _fork_numbers = iter(range(1, 1 << 62))
+
+
+def new_fork() -> int:
+    """A number that no fork had before."""
+    return next(_fork_numbers)
 
 
 def divide(packet: Packet, results: Sequence[Result]) -> tuple[list[Packet], list[Packet]]:
@@ -242,7 +251,8 @@ def _split(packet: Packet, result: Result) -> tuple[Packet | None, Packet | None
             known = next((holds for fact, holds in packet.facts if fact == result.fact), None)
             if known is not None:
                 return (None, packet) if known is result.negated else (packet, None)
-        fork = next(_fork_numbers)
+        packet.budget.doubts -= 1
+        fork = new_fork()
         other = packet.copy()
         other.doubts = (*packet.doubts, (fork, False, result.reason))
         mine = packet.copy()

@@ -14,3 +14,5 @@ class Verdict(Enum):
     REJECT = "reject"
     UNKNOWN = "unknown"
     """What happens cannot be told; `Packet.unknown` says why."""
+    BACK = "back"
+    """It came back to where a look ahead began (observe/look_ahead.py). No base chain ends with it."""
