@@ -14,7 +14,7 @@ DIST_BIN = $(DIST_VENV)/bin
 DIST_ARGS ?=
 RANGES_TESTS ?=
 
-.PHONY: help venv venv-test test-tools demo test check lint types pytest bench e2e dist manifest ranges stock image generated clean
+.PHONY: help venv venv-test test-tools demo test check lint types pytest bench e2e dist manifest ranges bounds stock image generated clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,10 @@ ranges: $(DIST_VENV)/.installed ## the lowest and the highest versions of every 
 	rm -rf build/ranges-wheel
 	$(DIST_BIN)/python -m build --no-isolation --wheel --outdir build/ranges-wheel .
 	$(DIST_BIN)/python scripts/try_ranges.py build/ranges-wheel/*.whl $(RANGES_TESTS)
+
+SEEDS ?= 20000
+bounds: venv-test ## walks with and without their shortcuts, on SEEDS drawn rule sets
+	SVCROUTE_BOUNDS=$(SEEDS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/observe/test_bounds.py
 
 SUITES ?= bookworm trixie
 stock: ## demo, dist and test in a fresh Debian 12 and 13 with git, make and certificates (half an hour; SUITES=trixie)
