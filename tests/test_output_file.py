@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kubectl_svcroute.errors import UsageError
+from kubectl_svcroute.run import output_file
 from kubectl_svcroute.run.output_file import write_file
 
 
@@ -75,3 +76,14 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
         write_file(str(tmp_path / "no-such" / "report.html"), "x", "the report")
     with pytest.raises(UsageError, match="the trace cannot be written: Is a directory"):
         write_file(str(tmp_path), "x", "the trace")
+
+
+def test_a_link_that_somebody_put_beside_it_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of the part is drawn; and if it were guessed, what is there already is not written to."""
+    monkeypatch.setattr(output_file, "_drawn", lambda: "guessed")
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / ".report.json.guessed.part").symlink_to(victim)
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_file(str(tmp_path / "report.json"), "theirs", "the report")
+    assert victim.read_text() == "mine"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 
 
@@ -21,10 +22,16 @@ def prepare() -> None:
             os.environ.pop("LD_LIBRARY_PATH", None)
     # Tens of thousands of objects are made and kept, and hardly a cycle among them: look for those less often.
     gc.set_threshold(1_000_000, 50, 100)
+    # What was begun is ended in order: temporary files are removed, children are ended.
+    signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):
         # Text from a cluster may hold what the terminal's encoding cannot show: better an escape than a traceback.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _terminated(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 def finish() -> None:

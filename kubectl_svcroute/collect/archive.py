@@ -177,7 +177,7 @@ def _decoded(source: _Source, name: str, data: bytes) -> dict[str, Any]:
 
 _LARGE = 1 << 18
 """Bytes from which on a List's items are decoded one by one, as they are asked for."""
-_KINDS = {
+KINDS = {
     "services": "Service",
     "endpointslices": "EndpointSlice",
     "endpoints": "Endpoints",
@@ -192,7 +192,7 @@ def _list(source: _Source, key: str) -> dict[str, Any]:
     """A file that holds a List, as the API server or `kubectl get -o json` prints it."""
     name = f"api/{key}.json"
     data = source.read(name)
-    found = _large(data, _KINDS[key]) or _decoded(source, name, data)
+    found = _large(data, KINDS[key]) or _decoded(source, name, data)
     kind = str(found.get("kind", "List"))
     items = found.get("items", None)
     if items is None and "items" in found:
@@ -202,13 +202,13 @@ def _list(source: _Source, key: str) -> dict[str, Any]:
     if isinstance(items, list) and not all(isinstance(item, dict) for item in items):
         raise SnapshotError(f"{source.label}: {name}: not a List of objects")
     # A list of other objects, empty or not, would read as a cluster without these.
-    if kind not in ("List", f"{_KINDS[key]}List"):
-        raise SnapshotError(f"{source.label}: {name}: a {kind}, and not a list of {_KINDS[key]} objects")
+    if kind not in ("List", f"{KINDS[key]}List"):
+        raise SnapshotError(f"{source.label}: {name}: a {kind}, and not a list of {KINDS[key]} objects")
     if not isinstance(items, list):
         return found  # what each of its items is was looked at
-    other = next((i["kind"] for i in items if i.get("kind", _KINDS[key]) != _KINDS[key]), "")
+    other = next((i["kind"] for i in items if i.get("kind", KINDS[key]) != KINDS[key]), "")
     if other:
-        raise SnapshotError(f"{source.label}: {name}: has a {other} in it, and should be a list of {_KINDS[key]} objects")
+        raise SnapshotError(f"{source.label}: {name}: has a {other} in it, and should be a list of {KINDS[key]} objects")
     return {**found, "items": items}
 
 

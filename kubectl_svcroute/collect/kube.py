@@ -30,7 +30,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -40,6 +40,7 @@ from ..errors import CollectError, UsageError
 from ..model.fast_dataclass import dataclass, field
 from ..model.report import Unverified
 from ..model.snapshot import ApiObjects
+from .archive import KINDS
 from .home import expand
 from .interning import Shared
 from .list_stream import decode_list
@@ -52,6 +53,10 @@ DEFAULT_TIMEOUT = 60.0
 CONNECT_TIMEOUT = 10.0
 MAX_TRIES = 5
 """Tries of a request that the server fails to serve. One that it asks to repeat later is repeated while time lasts."""
+MAX_ANSWER = 1 << 30
+"""Bytes of one answer: a page of the largest objects that the API server stores has less."""
+MAX_PAGES = 20_000
+"""Pages of one List: ten million objects."""
 MAX_RESTARTS = 2
 """How often a List is begun again after its pages expired, before it is asked for in one piece (as client-go does)."""
 CUT_OFF = 0
@@ -159,13 +164,25 @@ class KubeApi:
         Pairs, because a header for each group that we act as has the same name.
         """
         headers = [("User-Agent", f"kubectl-svcroute/{__version__}"), *self._impersonation]
+        if not self.server.startswith("https://"):
+            # As kubectl: whoever listens on the way would have the credentials (client-go, IsConfigTransportTLS).
+            return headers
         if self._options.token:
-            return [*headers, ("Authorization", f"Bearer {self._options.token}")]
+            return [*headers, ("Authorization", self._sound(f"Bearer {self._options.token}"))]
         with self._lock, _complaints() as complaints:
             settings = self._configuration.auth_settings().values()
         self._complaints += complaints
         found = [(str(s["key"]).title(), str(s["value"])) for s in settings if s.get("in") == "header" and s["value"]]
-        return headers + found
+        return headers + [(name, self._sound(value)) for name, value in found]
+
+    def _sound(self, credential: str) -> str:
+        """A credential that can stand in a header. Raises CollectError, without the credential, for one that cannot."""
+        if not credential.isprintable() or not credential.isascii():
+            raise CollectError(
+                f"{self._where.origin}: the credential of {self._where.who} holds a line break or another character that no token"
+                " has: it was cut, or copied with more than itself"
+            )
+        return credential
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
         """One GET, decoded. Tries again when the server is busy or fails, within the time limit.
@@ -213,6 +230,7 @@ class KubeApi:
         whole: dict[str, Any] = {}
         items: list[dict[str, Any]] = []
         shared = Shared()
+        asked: set[str] = set()
         while True:
             try:
                 page, found = decode_list(
@@ -222,6 +240,8 @@ class KubeApi:
                 raise self._no_json(path) from error
             if not isinstance(page, dict) or not str(page.get("kind", "")).endswith("List"):
                 raise CollectError(f"{self.server}{path}: the answer is no List: is this the address of an API server?")
+            if key in KINDS and page["kind"] != f"{KINDS[key]}List":
+                raise CollectError(f"{self.server}{path}: the answer is a {page['kind']}, and not a List of {KINDS[key]}")
             metadata = page.get("metadata") or {}
             if not whole:
                 version = {"resourceVersion": metadata.get("resourceVersion", "")}
@@ -230,7 +250,11 @@ class KubeApi:
             del found
             if not metadata.get("continue"):
                 return {**whole, "items": items}
-            query = {**query, "continue": metadata["continue"]}
+            token = str(metadata["continue"])
+            if token in asked or len(asked) >= MAX_PAGES:
+                raise CollectError(f"{self.server}{path}: the List does not end: its pages lead on to each other")
+            asked.add(token)
+            query = {**query, "continue": token}
             query.pop("resourceVersion", None)  # the token says it; the server refuses both
 
     def close(self) -> None:
@@ -305,9 +329,13 @@ class KubeApi:
             )
             # read1 (urllib3 2.1) gives what has come; read waits for all that was asked, however slowly it drips.
             read = getattr(response, "read1", response.read)
-            chunks = []
+            chunks, size = [], 0
             while chunk := read(1 << 20, decode_content=True):
                 chunks.append(chunk)
+                size += len(chunk)
+                if size > MAX_ANSWER:
+                    response.close()
+                    raise CollectError(f"{self.server}: one answer has more than {MAX_ANSWER >> 20} MiB: it was given up")
                 if time.monotonic() > deadline:  # the read time-out is for each packet only
                     response.close()
                     raise CollectError(self._too_slow())
@@ -582,6 +610,7 @@ def _configure(where: _Where, options: KubeOptions) -> tuple[Any, list[str]]:
     if options.token:
         # The token given is the credential: no plugin is run, no password sent. Client certificates stay, as in kubectl.
         user = {key: value for key, value in user.items() if key.startswith("client-")}
+    kept_in_memory = _keys_in_memory()
     with _complaints() as complaints:
         try:
             if where.in_cluster:
@@ -598,6 +627,8 @@ def _configure(where: _Where, options: KubeOptions) -> tuple[Any, list[str]]:
                 config.load_kube_config_from_dict(whole, context="it", client_configuration=made)
         except Exception as error:  # ConfigException, and what files, base64 and YAML make it raise
             raise CollectError(f"{where.origin}: cannot be used: {_one_line(str(error))}") from error
+        finally:
+            kept_in_memory.close()
     plugin = user.get("exec")
     if isinstance(plugin, dict) and not made.api_key and not made.cert_file:
         why = complaints[-1] if complaints else "it gave no credential"
@@ -612,6 +643,34 @@ def _configure(where: _Where, options: KubeOptions) -> tuple[Any, list[str]]:
     if proxy := options.proxy or cluster.get("proxy-url"):
         made.proxy = str(proxy)
     return made, complaints
+
+
+def _keys_in_memory() -> ExitStack:
+    """Until it is closed, what a kubeconfig holds inline (client keys above all) is kept in memory instead of in /tmp.
+
+    The package writes it into a temporary file, which stays when the process is killed. A file of memfd_create(2) goes with the
+    process, and has a path that OpenSSL can open. Where there are none (macOS) the package's files are used, which are removed
+    when the process ends, by SIGTERM too (cli/process.py).
+    """
+    from kubernetes.config import kube_config  # noqa: PLC0415 # as in _reload
+
+    stack = ExitStack()
+    usual = getattr(kube_config, "_create_temp_file_with_content", None)
+    if usual is None or not hasattr(os, "memfd_create"):
+        return stack
+    made: dict[bytes, str] = {}
+
+    def in_memory(content: str | bytes, *_: object, **__: object) -> str:
+        data = content.encode() if isinstance(content, str) else content
+        if data not in made:
+            descriptor = os.memfd_create("svcroute")
+            os.write(descriptor, data)
+            made[data] = f"/proc/self/fd/{descriptor}"
+        return made[data]
+
+    kube_config._create_temp_file_with_content = in_memory
+    stack.callback(setattr, kube_config, "_create_temp_file_with_content", usual)
+    return stack
 
 
 @contextmanager

@@ -10,6 +10,10 @@ from pathlib import Path
 from ..errors import UsageError
 
 
+def _drawn() -> str:
+    return os.urandom(8).hex()  # `secrets` costs a millisecond to load
+
+
 def write_file(name: str, text: str, what: str) -> None:
     """Put `text` into the file of that name, in place of what is there. Raises UsageError, which says what `what` is.
 
@@ -19,14 +23,17 @@ def write_file(name: str, text: str, what: str) -> None:
     """
     given = Path(name)
     target = Path(os.path.realpath(given))
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    # A name that nobody can have put a link at; O_EXCL follows none.
+    part = target.with_name(f".{target.name}.{_drawn()}.part")
     try:
         present = given.stat() if given.exists() else None
         if (present is not None and not stat.S_ISREG(present.st_mode)) or not os.access(target.parent, os.W_OK):
             given.write_text(text, encoding="utf-8")
             return
         try:
-            part.write_text(text, encoding="utf-8")
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+                out.write(text)
             if present is not None:
                 part.chmod(stat.S_IMODE(present.st_mode))
             try:

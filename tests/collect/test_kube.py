@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from api_server import ApiServer, ConnectProxy, Rule, exec_plugin, rules_of
 from captured import CAPTURES, capture
 
@@ -337,6 +339,74 @@ def test_refused_credential_is_an_error_without_the_token(server: ApiServer, tmp
     assert "\n" not in str(caught.value)
     assert len(server.log) == 2
     assert "s3cr3t" not in repr(KubeOptions(token="s3cr3t"))
+
+
+@pytest.mark.parametrize("token", ["s3cr3t\n", "s3c\r\nX-Evil: 1", "s3cr3t\x00", "s3cr3t\u2028"])
+def test_a_token_that_no_header_can_hold_is_never_shown(server: ApiServer, token: str) -> None:
+    """It was cut or copied with a line break: one line says so, without the token, and nothing is sent."""
+    options = KubeOptions(server=server.url, token=token, certificate_authority=str(server.pki.ca))
+    with connect(options) as api, pytest.raises(CollectError) as caught:
+        api.get("/version")
+    assert "s3c" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert server.log == []
+
+
+@pytest.mark.parametrize("user", [{"token": "s3cr3t"}, {"username": "me", "password": "s3cr3t"}])
+def test_no_credential_is_sent_in_the_clear(user: dict[str, str], tmp_path: Path) -> None:
+    """To http:// goes what kubectl sends there: no credentials (client-go, IsConfigTransportTLS)."""
+    plain = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": user}],
+    }
+    (tmp_path / "c").write_text(json.dumps(plain))
+    for options in (KubeOptions(kubeconfig=str(tmp_path / "c")), KubeOptions(server="http://127.0.0.1:1", token="s3cr3t")):
+        with connect(options) as api:
+            assert [name for name, _ in api.headers()] == ["User-Agent"]
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create (Linux)")
+def test_an_inline_key_gets_into_no_file(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client certificate and key that stand in the kubeconfig stay in memory, and work."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    path = server.kubeconfig(tmp_path / "c")
+    config = json.loads(json.dumps(yaml.safe_load(path.read_text())))
+    authority = config["clusters"][0]["cluster"].pop("certificate-authority", None)
+    if authority:
+        config["clusters"][0]["cluster"]["certificate-authority-data"] = base64.b64encode(Path(authority).read_bytes()).decode()
+    path.write_text(json.dumps(config))
+    with connect(KubeOptions(kubeconfig=str(path))) as api:
+        assert api.get("/version")
+        assert str(api.configuration.ssl_ca_cert).startswith("/proc/self/fd/")
+
+
+class _Pages(kube.KubeApi):
+    """An API server that gives one page again and again."""
+
+    def __init__(self, pages: list[dict[str, Any]]) -> None:
+        self.given = iter(pages)
+
+    @property
+    def server(self) -> str:
+        return "https://127.0.0.1:1"
+
+    def _request(self, path: str, params: Any, accept: str) -> bytes:
+        return json.dumps(next(self.given)).encode()
+
+
+def test_pages_that_lead_on_to_each_other_end() -> None:
+    page = {"kind": "ServiceList", "metadata": {"continue": "more"}, "items": []}
+    with pytest.raises(CollectError, match="the List does not end"):
+        _Pages([page] * 10).list("/api/v1/services", "services")
+
+
+def test_a_list_of_other_objects_is_refused() -> None:
+    """Pods where Services belong would be a cluster without any."""
+    with pytest.raises(CollectError, match="the answer is a PodList, and not a List of Service"):
+        _Pages([{"kind": "PodList", "metadata": {}, "items": []}]).list("/api/v1/services", "services")
 
 
 def test_failing_credential_plugin_is_an_error(server: ApiServer, tmp_path: Path) -> None:
