@@ -44,21 +44,7 @@ def certificate_is_good(
     `signed_by(authority, data, signature)` checks a signature. False when none of the authorities signed it: the bare
     key in it may still be known. Raises HostKeyError when one did and the certificate is not good.
     """
-    fields = _Fields(blob)
-    kind = fields.string()
-    fields.string()  # nonce
-    # The public key: Ed25519 has one field, ECDSA its curve and point, RSA its exponent and modulus.
-    for _ in range(1 if b"ed25519" in kind else 2):
-        fields.string()
-    fields.number(8)  # serial
-    purpose = fields.number(4)
-    fields.string()  # key id
-    names = _strings(fields.string())
-    after, before = fields.number(8), fields.number(8)
-    critical = fields.string()
-    fields.string()  # extensions
-    fields.string()  # reserved
-    authority = fields.string()
+    fields, purpose, names, (after, before), critical, authority = _read(blob)
     signed = blob[: fields.position]
     signature = fields.string()
     if authority not in authorities:
@@ -74,6 +60,30 @@ def certificate_is_good(
     if names and host.lower() not in [name.lower() for name in names]:
         raise HostKeyError(f"the host certificate is for {one_line(', '.join(names), 100)}, not for {host}")
     return True
+
+
+def authority_of(blob: bytes) -> bytes:
+    """The public key that signed a certificate. Raises HostKeyError where the certificate is damaged."""
+    return _read(blob)[-1]
+
+
+def _read(blob: bytes) -> tuple[_Fields, int, list[str], tuple[int, int], bytes, bytes]:
+    """What a certificate says up to its signature, and the place where that begins."""
+    fields = _Fields(blob)
+    kind = fields.string()
+    fields.string()  # nonce
+    # The public key: Ed25519 has one field, ECDSA its curve and point, RSA its exponent and modulus.
+    for _ in range(1 if b"ed25519" in kind else 2):
+        fields.string()
+    fields.number(8)  # serial
+    purpose = fields.number(4)
+    fields.string()  # key id
+    names = _strings(fields.string())
+    after, before = fields.number(8), fields.number(8)
+    critical = fields.string()
+    fields.string()  # extensions
+    fields.string()  # reserved
+    return fields, purpose, names, (after, before), critical, fields.string()
 
 
 def _strings(packed: bytes) -> list[str]:

@@ -43,6 +43,10 @@ class HostKeyError(CollectError):
     """The host's key is unknown, changed or revoked. Changed and revoked keys stay refused whatever the options."""
 
 
+class WrongHostKeyError(HostKeyError):
+    """Someone else may be answering: the key has changed, or was revoked. No other way to the host may hide that."""
+
+
 def host_name(host: str, port: int) -> str:
     """The name under which known_hosts keeps a host: `host`, or `[host]:port` for a port other than 22."""
     return host.lower() if port == DEFAULT_PORT else f"[{host.lower()}]:{port}"
@@ -151,7 +155,7 @@ class KnownHosts:
         """Raises HostKeyError when a `@revoked` line for this host holds the key."""
         for key in [*self.lines_for(host, port), *self.lines_for(host, DEFAULT_PORT)]:
             if key.marker == "revoked" and key.blob == blob:
-                raise HostKeyError(f"host key {fingerprint(blob)} is revoked ({key.place})")
+                raise WrongHostKeyError(f"host key {fingerprint(blob)} is revoked ({key.place})")
 
     def types(self, host: str, port: int) -> list[str]:
         """The types of key known of a host, in the order of the files, each once."""
@@ -169,7 +173,7 @@ class KnownHosts:
         if any(key.blob == blob for key in mine):
             return True
         if mine:
-            raise HostKeyError(
+            raise WrongHostKeyError(
                 f"the host key has changed: {host_name(host, port)} shows {fingerprint(blob)}, {mine[0].place} has "
                 f"{fingerprint(mine[0].blob)}. Someone may be in between; if the node was made anew, remove that line"
             )

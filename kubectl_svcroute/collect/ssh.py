@@ -31,9 +31,10 @@ from ..model.fast_dataclass import dataclass, field, replace
 from ..model.snapshot import NodeDump, NodeOutcome, Unreachable
 from .fanout import ADDRESS_KINDS, NodeTarget
 from .home import expand
-from .host_certificates import certificate_is_good
-from .known_hosts import HostKeyError, KnownHosts, fingerprint, host_name
+from .host_certificates import authority_of, certificate_is_good
+from .known_hosts import HostKeyError, KnownHosts, WrongHostKeyError, fingerprint, host_name
 from .node_script import MAX_BYTES, Connections, new_nonce, node_dump, node_script, one_line, read_with
+from .ssh_algorithms import restrict
 from .ssh_config import HostConfig, Overrides, expand_proxy_command, parse_hop, resolve, split_jump
 from .ssh_session import Conversation, shell_command, why_failed
 
@@ -107,7 +108,8 @@ class SshReader:
         try:
             return read_with(lambda tools: self._read(target, tools))
         except CollectError as error:
-            return Unreachable(node=target.name, reason=one_line(f"ssh: {error}"), via=self.via)
+            final = isinstance(error, WrongHostKeyError)
+            return Unreachable(node=target.name, reason=one_line(f"ssh: {error}"), via=self.via, final=final)
 
     def run(self, target: NodeTarget, script: str, nonce: str, *, via: str = "") -> bytes:  # noqa: ARG002 - of one way
         """What another script prints on the node. Raises CollectError."""
@@ -264,6 +266,7 @@ class SshReader:
             transport.daemon = True
             # A busy node may take long to say its name; it must not take for ever.
             transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout
+            restrict(transport.get_security_options(), config)
             _prefer_known_keys(transport, known, config)
             transport.start_client(timeout=timeout + 1)
             self._check_host_key(transport, known, config)
@@ -293,20 +296,28 @@ class SshReader:
         key = transport.get_remote_server_key()
         name, port = config.known_as, 22 if config.host_key_alias else config.port
         if key.public_blob is not None:
+            signed_by = authority_of(key.public_blob.key_blob)
+            known.check_revoked(name, port, signed_by)
+            config.check_revoked(signed_by)
             authorities = known.authorities(name, port)
             if certificate_is_good(key.public_blob.key_blob, name, [a.blob for a in authorities], _signed_by):
                 known.check_revoked(name, port, key.asbytes())
+                config.check_revoked(key.asbytes())
                 return
         blob = key.asbytes()
+        config.check_revoked(blob)
         if known.knows(name, port, blob):
             return
         shown = host_name(name, port)
-        if not (self._options.accept_new_host_keys or config.accept_new):
+        if not (self._options.accept_new_host_keys or config.trust != "ask"):
             port_flag = f"-p {port} " if port != 22 else ""
             raise HostKeyError(
                 f"the host key of {shown} is not known ({key.get_name()} {fingerprint(blob)}). Check it and add it "
                 f"(ssh-keyscan {port_flag}{name} >> ~/.ssh/known_hosts), or give --ssh-accept-new-host-keys"
             )
+        if config.trust == "no" and not self._options.accept_new_host_keys:
+            self._warn(f"the host key of {shown} is not known, and is not asked for: ssh's StrictHostKeyChecking is no")
+            return
         path = (self._options.known_hosts or config.user_known_hosts or ("~/.ssh/known_hosts",))[0]
         known.accept(name, port, key.get_name(), blob, path=path, hashed=config.hash_known_hosts)
         self._warn(f"the host key of {shown} was new and is now kept in {path}: {key.get_name()} {fingerprint(blob)}")

@@ -6,17 +6,23 @@ brings another reader of the file and this module only shapes its answer.
 
 from __future__ import annotations
 
+import base64
 import getpass
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
 
 from ..errors import CollectError
 from ..model.fast_dataclass import dataclass, replace
+from .known_hosts import WrongHostKeyError, fingerprint
 
 DEFAULT_IDENTITIES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+ALGORITHMS = ("ciphers", "macs", "kexalgorithms", "hostkeyalgorithms")
+_TRUST: dict[str, Literal["accept-new", "no"]] = {"accept-new": "accept-new", "no": "no", "off": "no", "false": "no"}
 _HOST = re.compile(r"[A-Za-z0-9_.:%][A-Za-z0-9_.:%-]*")
 _USER = re.compile(r"[^\s'\"`;&<>|(){}\\$-][^\s'\"`;&<>|(){}\\$]*")
 
@@ -41,13 +47,32 @@ class HostConfig:
     """A socket's path, `none`, or empty for SSH_AUTH_SOCK."""
     host_key_alias: str = ""
     hash_known_hosts: bool = False
-    accept_new: bool = False
-    """The configuration itself says StrictHostKeyChecking accept-new, or no. A changed key is refused even then."""
+    trust: Literal["ask", "accept-new", "no"] = "ask"
+    """StrictHostKeyChecking: `no` takes a new key and keeps nothing; a changed key is refused even then."""
+    algorithms: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(ciphers, macs, kexalgorithms or hostkeyalgorithms; what ssh's configuration allows), as far as it says."""
+    revoked_keys: str = ""
+    """The file of RevokedHostKeys."""
 
     @property
     def known_as(self) -> str:
         """The name that known_hosts has it under."""
         return self.host_key_alias or self.hostname
+
+    def check_revoked(self, blob: bytes) -> None:
+        """Raises WrongHostKeyError when the file of RevokedHostKeys holds the key, or cannot be read (ssh_config(5))."""
+        if not self.revoked_keys:
+            return
+        try:
+            data = Path(self.revoked_keys).read_bytes()
+        except OSError as error:
+            raise WrongHostKeyError(f"RevokedHostKeys {self.revoked_keys} cannot be read: {error.strerror}") from None
+        if data.startswith(b"SSHKRL\n"):
+            raise WrongHostKeyError(
+                f"RevokedHostKeys {self.revoked_keys} is a key revocation list, which is not read here: use a list of public keys"
+            )
+        if base64.b64encode(blob) in data.split():
+            raise WrongHostKeyError(f"host key {fingerprint(blob)} is revoked ({self.revoked_keys})")
 
     @property
     def label(self) -> str:
@@ -158,7 +183,8 @@ def _shape(host: str, overrides: Overrides, values: Mapping[str, Sequence[str]])
         identity_agent=one("identityagent"),
         host_key_alias=one("hostkeyalias"),
         hash_known_hosts=one("hashknownhosts") == "yes",
-        accept_new=one("stricthostkeychecking") in ("accept-new", "no", "off", "false"),
+        trust=_TRUST.get(one("stricthostkeychecking"), "ask"),
+        algorithms=tuple((key, tuple(one(key).split(","))) for key in ALGORITHMS if one(key)),
     )
     home = os.path.expanduser("~")  # noqa: PTH111 - without a home folder it stays as it is, and no file is there
 
@@ -181,6 +207,7 @@ def _shape(host: str, overrides: Overrides, values: Mapping[str, Sequence[str]])
         certificate_files=tuple(expand(path) for path in values.get("certificatefile", ())),
         user_known_hosts=tuple(map(expand, user_files if "userknownhostsfile" in values else config.user_known_hosts)),
         global_known_hosts=tuple(map(expand, global_files if "globalknownhostsfile" in values else config.global_known_hosts)),
+        revoked_keys=expand(one("revokedhostkeys")) if one("revokedhostkeys") else "",
         identity_agent=agent if agent == "none" else expand(agent),
     )
 

@@ -34,6 +34,8 @@ class FirstOf:
             if isinstance(outcome, NodeDump):
                 return outcome
             reasons.append(outcome.reason)
+            if outcome.final:
+                break
         return Unreachable(node=target.name, reason="; ".join(reasons) or "no way to read nodes was given", via=self.via)
 
     def run(self, target: NodeTarget, script: str, nonce: str, *, via: str = "") -> bytes:

@@ -47,6 +47,8 @@ class Unreachable:
     node: str
     reason: str
     via: str = ""
+    final: bool = False
+    """No other way to the node may be tried: whoever answers may not be the node."""
 
 
 NodeOutcome = NodeDump | Unreachable

@@ -222,8 +222,10 @@ def test_what_openssh_says_is_taken(tmp_path: Path) -> None:
         identity_agent="none",
         host_key_alias="alias",
         hash_known_hosts=True,
-        accept_new=True,
+        trust="accept-new",
+        algorithms=found.algorithms,
     )
+    assert [keyword for keyword, _ in found.algorithms] == ["ciphers", "macs", "kexalgorithms", "hostkeyalgorithms"]
     over = resolve(
         "n1",
         Overrides(config_file=str(config), user="root", port=22, identities=("/id",), jump="j"),

@@ -18,6 +18,7 @@ from sshd import SshLab, SshNode
 
 from kubectl_svcroute.collect.fanout import NodeTarget, handles, read_all
 from kubectl_svcroute.collect.ssh import SshOptions, SshReader
+from kubectl_svcroute.collect.transports import FirstOf
 from kubectl_svcroute.errors import CollectError
 from kubectl_svcroute.model.snapshot import NodeDump, NodeOutcome, Unreachable
 
@@ -126,6 +127,81 @@ def test_a_new_key_is_kept_when_the_user_says_so(ssh_lab: SshLab) -> None:
     assert any("was new and is now kept" in warning for warning in warnings)
     assert isinstance(read(ssh_lab, node), NodeDump)
     assert len(ssh_lab.known_hosts.read_text().splitlines()) == 2
+
+
+def test_strict_checking_off_keeps_nothing(ssh_lab: SshLab) -> None:
+    """`StrictHostKeyChecking no` lets the node in; who the key belongs to is not known, so it is not written down."""
+    node = ssh_lab.node("kubworker1", files=node_files())
+    ssh_lab.known_hosts.write_text("")
+    warnings: list[str] = []
+    assert isinstance(read(ssh_lab, node, "Host *", "  StrictHostKeyChecking no", warnings=warnings), NodeDump)
+    assert ssh_lab.known_hosts.read_text() == ""
+    assert any("StrictHostKeyChecking is no" in warning for warning in warnings)
+
+
+def test_a_key_of_the_revoked_file_is_refused(ssh_lab: SshLab) -> None:
+    """RevokedHostKeys counts for more than known_hosts; a file that cannot be read or understood lets nobody in."""
+    node = ssh_lab.node("kubworker1", files=node_files())
+    ssh_lab.trust(node)
+    revoked = ssh_lab.known_hosts.with_name("revoked")
+    said = []
+    for data in (f"{node.host_key}\n".encode(), b"SSHKRL\n\0\0\0\0\1", None):
+        revoked.unlink(missing_ok=True)
+        if data is not None:
+            revoked.write_bytes(data)
+        said.append(reason(read(ssh_lab, node, "Host *", f"  RevokedHostKeys {revoked}")))
+    assert "is revoked" in said[0]
+    assert "key revocation list" in said[1]
+    assert "cannot be read" in said[2]
+    assert sessions(node) == 0
+    revoked.write_text("# none\n")
+    assert isinstance(read(ssh_lab, node, "Host *", f"  RevokedHostKeys {revoked}"), NodeDump)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "weak", "good"),
+    [
+        ("Ciphers", "3des-cbc", "aes256-ctr"),
+        ("MACs", "hmac-md5", "hmac-sha2-512"),
+        ("KexAlgorithms", "diffie-hellman-group1-sha1", "curve25519-sha256@libssh.org"),
+    ],
+)
+def test_algorithms_of_the_configuration_are_kept_to(keyword: str, weak: str, good: str, ssh_lab: SshLab) -> None:
+    """What only allows what the node does not offer, or what is not known here, connects nowhere."""
+    node = ssh_lab.node("kubworker1", files=node_files())
+    ssh_lab.trust(node)
+    assert reason(read(ssh_lab, node, "Host *", f"  {keyword} {weak}"))
+    assert sessions(node) == 0
+    assert isinstance(read(ssh_lab, node, "Host *", f"  {keyword} {good}"), NodeDump)
+
+
+def test_a_changed_key_is_hidden_by_no_other_way(ssh_lab: SshLab) -> None:
+    """`--via auto` goes on to exec where SSH does not work; not where somebody else may be answering."""
+    node, other = ssh_lab.node("kubworker1"), ssh_lab.node("kubworker2")
+    ssh_lab.known_hosts.write_text(f"{node.address} {other.host_key}\n")
+    changed = read(ssh_lab, node)
+    assert isinstance(changed, Unreachable)
+    assert changed.final
+    ssh_lab.known_hosts.write_text("")
+    unknown = read(ssh_lab, node)
+    assert isinstance(unknown, Unreachable)
+    assert not unknown.final
+
+    class Says:
+        """A reader that always gives one answer."""
+
+        via = "says"
+
+        def __init__(self, answer: NodeOutcome) -> None:
+            self.read = lambda _: answer
+
+        def close(self) -> None:
+            pass
+
+    dump = NodeDump(node="n", files={})
+    for first, right in ((changed, False), (unknown, True)):
+        found = FirstOf([Says(first), Says(dump)]).read(NodeTarget(name="n"))  # type: ignore[list-item]
+        assert isinstance(found, NodeDump) is right
 
 
 @pytest.mark.parametrize("how", ["hashed", "wildcard", "several"])
