@@ -35,6 +35,7 @@ from ..model.lazy_regex import pattern
 from ..model.ranges import number
 from ..model.ranges import text as address_text
 from ..model.snapshot import EMPTY, NOT_READ, NodeDump
+from .flags import without_secrets
 
 MAX_BYTES = 256 << 20
 """How much one node may say, decompressed: five times what the largest capture known takes (49 MB of nft JSON)."""
@@ -542,9 +543,22 @@ _LEGACY_WARNING = re.compile(rb"^# Warning: (ip6?tables-legacy) tables present",
 _NAME = pattern(r"[a-z0-9][a-z0-9.-]*(/ip6?)?")
 
 
+_MOST_ODD_BYTES = 100_000
+
+
 def _text(content: bytes) -> str:
-    # Rules are ASCII but for comments; what is not UTF-8 becomes visible, and nothing is lost or raises.
-    return content.decode("utf-8", "backslashreplace")
+    """Text of a node: rules are ASCII but for comments; what is not UTF-8 becomes visible, and nothing is lost.
+
+    Raises CollectError where much of it is no text. To make each byte visible takes half a microsecond under the interpreter's
+    lock, and 255 MB of them once stood still for all nodes.
+    """
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        odd = len(content) - len(content.decode("utf-8", "ignore").encode())
+        if odd > _MOST_ODD_BYTES:
+            raise CollectError(f"is no text: {odd} of its {len(content)} bytes are not UTF-8") from None
+        return content.decode("utf-8", "backslashreplace")
 
 
 def _body(data: bytes, nonce: str, max_bytes: int) -> bytes:
@@ -595,21 +609,16 @@ def _judge(name: str, content: bytes, ending: bytes) -> tuple[str, str]:
     if not content.strip():
         # What iptables-save prints of a kernel that holds no table.
         return ("empty" if name in RULE_FILES else "reason"), f"the tool ended well and printed nothing{behind}"
-    return "file", _without_secrets(content) if name == "kube-proxy-cmdline.txt" else _text(content)
+    try:
+        return "file", _cmdline(content) if name == "kube-proxy-cmdline.txt" else _text(content)
+    except CollectError as error:
+        return "reason", str(error)
 
 
-_SECRET = pattern(r"(--?[a-z-]*(?:token|password|secret|passphrase)[a-z-]*)=.*", re.IGNORECASE | re.DOTALL)
-
-
-def _without_secrets(cmdline: bytes) -> str:
+def _cmdline(data: bytes) -> str:
     """kube-proxy's argv, an argument a line, values of secret-looking flags left out."""
-    lines: list[str] = []
-    hide = False
-    for argument in _text(cmdline).rstrip("\0").split("\0"):
-        shown = "…" if hide else _SECRET.sub(r"\1=…", argument)
-        hide = shown == argument and _SECRET.fullmatch(argument + "=") is not None
-        lines.append("".join(c if c.isprintable() else "?" for c in shown))
-    return "\n".join(lines) + "\n"
+    arguments = without_secrets(_text(data).rstrip("\0").split("\0"))
+    return "".join("".join(c if c.isprintable() else "?" for c in shown) + "\n" for shown in arguments)
 
 
 _NFT_HEAD = pattern(r'\s*\{"nftables": ?\[\{"metainfo": ?\{[^{}]*\}\}')

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .flags import without_secrets
+
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 _POD_METADATA = (
@@ -107,7 +109,15 @@ def _pod(found: Mapping[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _containers(spec: Mapping[str, Any], fields: Iterable[str]) -> list[dict[str, Any]]:
-    return [_only(_dict(container), fields) for container in spec.get("containers") or ()]
+    found = [_only(_dict(container), fields) for container in spec.get("containers") or ()]
+    for container in found:
+        words = [str(word) for name in ("command", "args") for word in container.get(name) or ()]
+        shown = without_secrets(words)  # of both together: a flag may end one, and its value begin the other
+        if shown != words:
+            count = len(container.get("command") or ())
+            parts = {"command": shown[:count], "args": shown[count:]}
+            container.update({name: part for name, part in parts.items() if name in container})
+    return found
 
 
 def _metadata(metadata: Any, *, terse: bool) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import re
 
 from ..errors import ParseError
 
-_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"(?= |\Z)|([^\s"]+)(?= |\Z)')
+_WORD = re.compile(r' *(?:"((?:[^"\\]|\\.)*)"|([^\s"]+))(?: |\Z)')
+"""Matched from where the last word ended, never searched for: a word that is not one is found out in one go."""
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -26,12 +27,12 @@ def split_rule(line: str) -> list[str]:
         return line.split()
     words: list[str] = []
     position = 0
-    for found in _WORD.finditer(line):
-        if line[position : found.start()].strip(" "):
+    length = len(line.rstrip(" "))
+    while position < length:
+        found = _WORD.match(line, position)
+        if found is None:
             raise ParseError("quoting that iptables would not print", 0, line)
         quoted, plain = found.groups()
         words.append(Quoted(_ESCAPED.sub(r"\1", quoted)) if quoted is not None else plain)
         position = found.end()
-    if line[position:].strip(" "):
-        raise ParseError("quoting that iptables would not print", 0, line)
     return words

@@ -181,7 +181,7 @@ FLUSHED = {
 }
 
 
-@pytest.mark.parametrize(("name", "edit"), FLUSHED, ids=str)
+@pytest.mark.parametrize(("name", "edit"), FLUSHED, ids=lambda given: getattr(given, "__name__", given))
 def test_a_flush_heals_as_the_version_does_it(name: str, edit: Callable[[str, str], str]) -> None:
     """SR106 names what is left: empty chains wait for a full sync, and chains that are gone bring one about."""
     whole = load_snapshot(capture(name))
