@@ -257,11 +257,9 @@ class IptablesTable:
         inner = self.chain(target)
         if inner is not None:
             packet.step(self.label, chain.name, rule.raw, target, pins=rule.pins)
-            depth, at = 0, frame.back
-            while at is not None:
-                depth, at = depth + 1, at.back
-            if depth > _MAX_DEPTH:
-                packet.unknown = f"chains jump into each other more than {_MAX_DEPTH} deep, which no kernel allows"
+            wrong = _cannot_enter(inner, frame)
+            if wrong:
+                packet.unknown = wrong
                 done.append((Verdict.UNKNOWN, packet))
                 return _END
             if not rule.goto and self._ahead.entered_again(packet, (self.label, target)):
@@ -364,6 +362,17 @@ class _Frame(tuple[_Chain, "list[int] | range", int, "_Frame | None"]):
     def back(self) -> _Frame | None:
         """The frame to return to; None in a base chain."""
         return self[3]
+
+
+def _cannot_enter(inner: _Chain, frame: _Frame) -> str:
+    """Return why no kernel would let a packet into a chain from here, or nothing. It refuses to load chains that form a loop."""
+    at: _Frame | None = frame
+    depth = 0
+    while at is not None:
+        if at[0] is inner:
+            return f"chain {inner.name} leads back to itself, which no kernel allows"
+        depth, at = depth + 1, at.back
+    return f"chains jump into each other more than {_MAX_DEPTH} deep, which no kernel allows" if depth > _MAX_DEPTH + 1 else ""
 
 
 _END = _Frame(_Chain("", []), [], 0, None)

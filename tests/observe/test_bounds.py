@@ -109,7 +109,10 @@ def test_what_changes_nothing_costs_little(case: str) -> None:
 
 GIVEN_UP = {
     "a chain that leads to itself": (
-        lambda: iptables(nat=[DNAT], filter=["FORWARD -j LOOP", "LOOP -g LOOP"]), "chains lead into each other again and again"),
+        lambda: iptables(nat=[DNAT], filter=["FORWARD -j LOOP", "LOOP -g LOOP"]), "chain LOOP leads back to itself"),
+    "two chains that jump into each other in doubt": (
+        lambda: iptables(nat=[DNAT], filter=["FORWARD -j A", "A -p tcp -m tcp --sport 9 -j B", "A -j DROP", "B -j A", "B -j DROP"]),
+        "chain A leads back to itself"),
     "two chains in a circle": (
         lambda: iptables(nat=[DNAT], filter=["FORWARD -g A", "A -g B", "B -g A"]), "chains lead into each other again and again"),
     "marks with a bit each": (
@@ -127,7 +130,7 @@ def test_what_does_not_end_is_given_up_with_its_reason(case: str) -> None:
     seen, first = ask(asker)
     (atom,) = seen.atoms
     assert not atom.shares
-    assert reason in atom.unknown[0]
+    assert any(reason in one for one in atom.unknown)
     assert first < 500_000
     costs = [ask(asker)[1] for _ in range(10)]
     assert sum(costs) < 2 * first + 10 * 5_000, "later ones cost less"
