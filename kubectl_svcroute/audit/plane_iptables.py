@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ..checks import frame_iptables
+from ..checks import affinity_lists, frame_iptables
 from ..checks.case import Facts
 from ..checks.landmarks import IPTABLES
 from ..expect.names import endpoint_hash, service_hash
@@ -167,15 +167,17 @@ class IptablesFamily:
         observations.extend(frame_iptables.idle_stops(frame, stops))
         if self.same and self.reference is not None:
             observations.extend(self.reference.structural)
-        elif subject.context.known is not None:
-            found = [
+            return
+        found = [*affinity_lists.of_iptables((self.rules, *self.others), lambda: _owners(subject.context))]
+        if subject.context.known is not None:
+            found += [
                 *frame_iptables.duplicates(frame, lambda: _owners(subject.context)),
                 *frame_iptables.leftover_chains(frame, self.alike.covered if self.alike is not None else frozenset()),
                 *frame_iptables.deleted_services(frame, subject.context.known),
             ]
-            observations.extend(found)
-            if self.made is not None:
-                self.made.structural = found
+        observations.extend(found)
+        if self.made is not None:
+            self.made.structural = found
 
     def close(self) -> None:
         """Remember the first node; see `FamilyRules`."""

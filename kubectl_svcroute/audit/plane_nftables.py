@@ -152,6 +152,7 @@ class NftablesFamily:
         observations.extend(frame_nftables.idle_stops(frame, stops))
         observations.extend(frame_nftables.missing_stops(frame, stops))
         observations.extend(frame_nftables.rejecting(frame))
+        observations.extend(frame_nftables.affinity_sets(self.table, {service.key for service in subject.context.services}))
         if subject.context.known is not None:
             self._elements(frame, subject.context.known)
             self._unused_ports(frame, subject.context.known)

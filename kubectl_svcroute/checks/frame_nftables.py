@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ..model.fast_dataclass import dataclass
 from ..model.net import canonical_ip
-from ..model.nft import Decide, Element, NftRules, NftTable, Reject, SetRef, VerdictMap
+from ..model.nft import Decide, Element, LazyChains, Match, NftRules, NftTable, Reject, Rule, SetRef, Update, VerdictMap
 from ..model.nft_elements import NUMBER, PROTOCOL, PlainElements
 from ..model.ranges import number
 from ..model.report import Severity
 from ..model.routes import Action
+from .affinity_lists import observation
 from .frame_iptables import Known, Stops
 from .observation import Observation
 
+_SERVICE_CHAIN = re.compile(r"(?:service|local|external)-[A-Z0-9]+-([^/]+/[^/]+)/")
 _PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}
 
 
@@ -263,6 +266,44 @@ def _idle(name: str, element: Element, known: tuple[str, set[Action]] | None, wh
         observed="packets that are translated first do not meet it", severity=Severity.WARNING,
         evidence=(str(element),), place="fixed",
     )  # fmt: skip
+
+
+def affinity_sets(table: NftTable, services: Collection[str]) -> Iterator[Observation]:
+    """Rules that change a set of clients from elsewhere than its endpoint's chain. `services`: those asked for."""
+    if not any(named.runtime for named in table.sets.values()):
+        return
+    readers: dict[str, dict[str, str]] = defaultdict(dict)
+    writers: list[tuple[Update, str, Rule]] = []
+    for chain in _using_sets(table):
+        for rule in table.chains[chain].rules:
+            targets = [s.target for s in rule.statements if isinstance(s, Decide) and s.target.startswith("endpoint-")]
+            for statement in rule.statements:
+                if isinstance(statement, Update):
+                    writers.append((statement, chain, rule))
+                elif isinstance(statement, Match) and isinstance(statement.right, SetRef):
+                    readers[statement.right.name].update(dict.fromkeys(targets, chain))
+    for update, chain, rule in writers:
+        if update.set not in readers or (update.op == "update" and chain in readers[update.set]):
+            continue
+        does = "removes clients from" if update.op == "delete" else "enters clients in"
+        for endpoint, reader in readers[update.set].items():
+            says = f"chain {chain} {does} the affinity set of {endpoint}"
+            if chain == endpoint and update.op == "add":
+                says = f"chain {chain} adds clients to its affinity set, and does not renew the time of those that are in it"
+            found = _SERVICE_CHAIN.match(reader)
+            if found and found[1] in services:
+                yield observation(found[1], says, str(rule))
+
+
+def _using_sets(table: NftTable) -> Iterator[str]:
+    """The chains that may look up or change an affinity set."""
+    chains = table.chains
+    if not isinstance(chains, LazyChains):
+        yield from chains
+        return
+    for name, rules in chains.printed.items():
+        if any(b'"@affinity-' in rule for rule in rules):
+            yield name
 
 
 def _elements(table: NftTable, name: str) -> Sequence[Element]:

@@ -365,7 +365,7 @@ def _statistic(options: Options) -> list[Match]:
 
 
 def _recent(options: Options) -> list[Match]:
-    name, action, seconds, negated, doubtful = "DEFAULT", "", 0, False, False
+    name, action, seconds, negated, doubtful, what = "DEFAULT", "", 0, False, False, ""
     while found := options.next():
         inverted, option = found
         if option in ("--rcheck", "--update", "--set", "--remove"):
@@ -376,13 +376,16 @@ def _recent(options: Options) -> list[Match]:
             seconds = int(options.value())
         elif option == "--mask":
             mask = options.value()
-            doubtful |= int(ip_address(mask)) not in ((1 << 32) - 1, (1 << 128) - 1)
+            if int(ip_address(mask)) not in ((1 << 32) - 1, (1 << 128) - 1):
+                what += f" --mask {mask}"
         elif option in ("--hitcount",):
             doubtful |= int(options.value()) > 1
         elif option == "--rdest":
-            doubtful = True
+            what += " --rdest"
         elif option not in ("--rsource", "--reap", "--rttl"):
             raise ParseError(f"option {option} of match recent is not known", 0, options.raw)
+    # xt_recent.c keeps the address that the rule takes, under its mask: a rule that takes another one does not find it.
+    name, doubtful = name + what, doubtful or bool(what)
     if action == "--set":
         return [Match(lambda _: not negated, remember=name)]
 

@@ -111,7 +111,7 @@ GIVEN_UP = {
     "a chain that leads to itself": (
         lambda: iptables(nat=[DNAT], filter=["FORWARD -j LOOP", "LOOP -g LOOP"]), "chain LOOP leads back to itself"),
     "two chains that jump into each other in doubt": (
-        lambda: iptables(nat=[DNAT], filter=["FORWARD -j A", "A -p tcp -m tcp --sport 9 -j B", "A -j DROP", "B -j A", "B -j DROP"]),
+        lambda: iptables(nat=[DNAT], filter=["FORWARD -j A", "A -p tcp -m tcp --sport 9 -j B", "A -j DROP", "B -j A"]),
         "chain A leads back to itself"),
     "two chains in a circle": (
         lambda: iptables(nat=[DNAT], filter=["FORWARD -g A", "A -g B", "B -g A"]), "chains lead into each other again and again"),
