@@ -48,3 +48,19 @@ class ParseError(SvcrouteError):
         place = f"line {line}: " if line else ""
         quoted = f": {self.text!r}" if text else ""
         super().__init__(f"{place}{what}{quoted}")
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Return True if an exception is a Ctrl-C, or was raised while one unwound the stack.
+
+    Python raises KeyboardInterrupt between any two instructions. Within `threading.Condition.wait` a lock may then be released
+    twice, and a RuntimeError takes its place; libraries wrap what interrupts them. Either is a Ctrl-C all the same.
+    """
+    seen: set[int] = set()
+    now: BaseException | None = error if isinstance(error, (Exception, KeyboardInterrupt)) else None
+    while now is not None and id(now) not in seen:
+        if isinstance(now, KeyboardInterrupt):
+            return True
+        seen.add(id(now))
+        now = now.__cause__ or now.__context__
+    return False

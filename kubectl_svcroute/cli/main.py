@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from .. import PROGRAM, __version__
-from ..errors import ExitCode, SvcrouteError, UsageError
+from ..errors import ExitCode, SvcrouteError, UsageError, is_interrupt
 from .options import COMPLETE
 from .root import cli, program, route
 
@@ -32,8 +32,13 @@ def main() -> NoReturn:
 
         complete(sys.argv[2:])
     try:
-        status = cli.main(args=route(sys.argv[1:]), prog_name=program(), standalone_mode=False)
-        sys.stdout.flush()
+        try:
+            status = cli.main(args=route(sys.argv[1:]), prog_name=program(), standalone_mode=False)
+            sys.stdout.flush()
+        except Exception as error:
+            if is_interrupt(error):
+                raise KeyboardInterrupt from None
+            raise
     except click.ClickException as error:
         error.show()
         status = ExitCode.CANNOT_RUN

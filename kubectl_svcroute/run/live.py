@@ -15,7 +15,7 @@ from ..audit.cluster import Audit
 from ..checks.node import STUCK
 from ..collect.fanout import NodeReader, NodeTarget, Progress, handles, read_all
 from ..collect.spool import Spool
-from ..errors import CollectError
+from ..errors import CollectError, is_interrupt
 from ..model.fast_dataclass import dataclass, replace
 from ..model.node_result import NodeResult
 from ..model.report import Finding, Report, Unverified
@@ -114,7 +114,9 @@ class _Reading:
             if self.live.settle > 0:
                 self._look_again()
                 self._nodes_that_left()
-        except KeyboardInterrupt:
+        except BaseException as error:
+            if not is_interrupt(error):
+                raise
             whole = False
             if self.live.settle > 0:
                 self._set_aside(lambda _finding, _result: _INTERRUPTED)
@@ -168,6 +170,8 @@ class _Reading:
         try:
             api = self.live.refresh(self.api)
         except CollectError as error:
+            if is_interrupt(error):
+                raise
             self.trouble = str(error)
             self.listed = self.live.clock()  # not to ask again at once
             return False
