@@ -147,6 +147,15 @@ def in_each(statements: list[dict[str, Any]]) -> Edit:
     return edit
 
 
+def without_hairpins(text: str) -> str:
+    """No connection of an endpoint to itself is masqueraded: a fault of every Service that has an endpoint here, and of no other."""
+    found = json.loads(text)["nftables"]
+    for one in found:
+        if one.get("set", {}).get("name") == "hairpin-connections":
+            one["set"]["elem"] = []
+    return json.dumps({"nftables": found})
+
+
 def address_of(service: str) -> tuple[str, int]:
     """A Service's address and port in the made cluster."""
     for one in snapshot("made-nftables").api.objects["services"]["items"]:
@@ -161,6 +170,7 @@ def nft_edits() -> dict[str, Edit]:
     into = {"goto": {"target": "reject-chain"}}
     named = {"name": "odd", "type": "inet_service", "map": "verdict"}
     return {
+        "what only Services with an endpoint here can lack": without_hairpins,
         "a verdict map by port in every Service's chain": in_each(
             [{"vmap": {"key": DPORT, "data": {"set": [[443, DROP]]}}}]),
         "a verdict map by a number in every Service's chain": in_each(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,8 @@ class Ledger:
         self._unsure: dict[tuple[str, str, str], tuple[Unsure, int]] = {}
         self._possible: dict[tuple[str, int], set[str]] = defaultdict(set)
         """(`*`, or a code that only some Services can have; family) -> the Services that could have it."""
+        self._hairpins: list[tuple[int, Callable[[], set[str]]]] = []
+        """Family -> Services that were not walked, and could have SR302."""
 
     # ---- what could not be verified ---------------------------------------------------------------------------------
 
@@ -115,11 +117,15 @@ class Ledger:
         elif expectation.frontend.kind is FrontendKind.CLUSTER_IP:
             self._possible["SR301" if expectation.masquerade == "always" else "SR303", family].add(service)
 
-    def right_as_others(self, services: Iterable[str], family: int) -> None:
-        """Note Services whose rules are those of Services that were walked and found right."""
+    def right_as_others(self, services: Iterable[str], family: int, hairpins: Callable[[], set[str]]) -> None:
+        """Note Services whose rules are those of Services that were walked and found right.
+
+        `hairpins`: those of them that could lack the masquerade of hairpin traffic; called only where some Service lacks it.
+        """
         self.even.update(services)
-        for code in ("*", "SR301", "SR302", "SR303"):
+        for code in ("*", "SR301", "SR303"):
             self._possible[code, family].update(services)
+        self._hairpins.append((family, hairpins))
 
     def shares_of(self, plan: PortPlan, expectation: Expectation, observed: Observed, view: NodeView) -> None:
         """Keep what the table shows: a pod's shares on the cluster IP (the node's own where it can have no pods)."""
@@ -181,6 +187,10 @@ class Ledger:
             proxy=self.proxy,
             canary_gone=self.canary_gone,
         )
+        if any(observation.code == "SR302" for observation in observations):
+            for family, hairpins in self._hairpins:
+                self._possible["SR302", family].update(hairpins())
+            self._hairpins.clear()
         return roll_up(
             self.node,
             observations,

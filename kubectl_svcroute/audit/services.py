@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..checks.frame_iptables import Stops
@@ -74,7 +75,7 @@ def on_first_node(subject: Subject, ground: Ground, alike: Alike | None) -> Stop
             ledger.told_as_twin(key, noted)
             if alike.reference is not None:
                 alike.reference.add(key, alike.reference.kept(cones), ledger.frontends[key], walked=True)
-    ledger.right_as_others(twins, ground.view.family)
+    ledger.right_as_others(twins, ground.view.family, partial(subject.hairpins, twins, ground.view))
     context.memory.disturbances.setdefault(ground.view.family, tuple(ledger.disturbances)[disturbed:])
     return stops
 
@@ -172,4 +173,4 @@ def _take_over(subject: Subject, right: set[str], reference: Reference | NftRefe
             ledger.frontends[key].extend(twin.frontends)
         else:
             ledger.frontends[key].extend(twin.dialled(node_port_addresses(view)))
-    ledger.right_as_others(right, view.family)
+    ledger.right_as_others(right, view.family, partial(subject.hairpins, right, view))

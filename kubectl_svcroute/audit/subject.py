@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..checks.frame_iptables import Stops
 from ..checks.observation import Answered, Observation, Result, Unsure
-from ..expect.endpoints import orders
+from ..expect.endpoints import orders, plain_backends
 from ..expect.routes import NodeView, filtering_ranges, plan_service
 from ..expect.versions import Behaviour
 from ..model.cluster import Node, ProxyConfig, Service, Slice
@@ -67,6 +67,19 @@ class Subject:
             behaviour = self.behaviour
             unseen = (behaviour.ignores_named_endpoints, behaviour.ignores_headless_label)
             return tuple(p for p in found if not (p.named and unseen[0]) and not (p.headless and unseen[1]))
+        return found
+
+    def hairpins(self, services: Collection[str], view: NodeView) -> set[str]:
+        """Of plain Services those whose endpoints can be their own clients here, so that a rule has to masquerade that."""
+        if not self.behaviour.hairpin_local_only:
+            return set(services)
+        me, wanted, found = view.node.name.strip().lower(), set(services), set()
+        for service in self.programmed():
+            if service.key in wanted:
+                slices = self.slices_of(service)
+                each = (plain_backends(slices, port, view.family) for port in service.ports)
+                if any((node or "").lower() == me for backends in each if backends for node in backends[1]):
+                    found.add(service.key)
         return found
 
     def walk(self, service: Service, slices: Sequence[Slice], ground: Ground, stops: Stops) -> bool:
