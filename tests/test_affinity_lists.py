@@ -70,6 +70,8 @@ IPTABLES: dict[str, tuple[Edit, str]] = {
     "removed on the way": (recent("FORWARD", "remove"), "SR404"),
     "entered on the way": (recent("FORWARD", "set", TWO), "SR404"),
     "entered by another Service": (other_service, "SR404"),
+    "a firewall that drops what exceeds a rate": (
+        sub(r"\A((?:.*\n)*?)(?=-A FORWARD )", r"\1-A FORWARD -m limit --limit 5/sec -j DROP\n"), ""),
     "a firewall's own list": (recent("FORWARD", "set", "ssh", "-p tcp -m tcp --dport 22 "), ""),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from ..model.routes import Action
 from ..model.walk_result import End, Observed, Step
 from .hooks import Hooks, walk
 from .packet import Interface, NodeContext, Packet, Without
-from .shares import settle
+from .shares import settle, stopped_by_other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,9 @@ class Asker:
         packet = self.packet(frontend, first.sources, from_node=from_node, from_pod=from_pod)
         packet.memory = first.remembered
         ends = walk(self.hooks, packet)
-        if any(end.backend != first.backend for end in ends):
+        # Whom another program's rule stops is not sent elsewhere, and that rule is reported for what it does to everybody.
+        kept = [end for end in ends if not stopped_by_other(end, self.own)]
+        if any(end.backend != first.backend for end in kept):
             return None
         # A way that no list decides may lead there all the same: what counts is that none leads elsewhere.
-        return min((end.seconds for end in ends if end.seconds is not None), default=None)
+        return min((end.seconds for end in kept if end.seconds is not None), default=None)

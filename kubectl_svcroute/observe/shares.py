@@ -23,6 +23,8 @@ CLOSE = 1e-9
 """Shares nearer to each other than this are the same: iptables keeps probabilities in 31 bits."""
 _MOST_OUTCOMES = 32
 """Doubts that come to more outcomes than this for one set of sources are given up as unknown."""
+_MOST_NESTED = 200
+"""Doubts behind each other that are more than this are given up as unknown: each costs as much as all behind it."""
 _STOPS = (Action.DROP, Action.REJECT)
 _SOURCE_TARGETS = ("MASQUERADE", "SNAT")
 
@@ -125,6 +127,10 @@ def _partition(sets: Iterable[Ranges]) -> list[Ranges]:
 
 def _outcomes(ends: Sequence[End], depth: int, own: Own) -> list[_Outcome]:
     """Everything that may happen, by the doubts from `depth` on."""
+    if depth > _MOST_NESTED:
+        weight = min(1.0, sum(end.weight for end in ends))
+        reason = f"more than {_MOST_NESTED} matches behind each other cannot be answered by a dump"
+        return [_Outcome(unknown=weight, reasons=(reason,), ends=list(ends))]
     sure = _Outcome()
     forks: dict[int, tuple[list[End], list[End], str]] = {}
     for end in ends:
@@ -156,10 +162,15 @@ def _outcomes(ends: Sequence[End], depth: int, own: Own) -> list[_Outcome]:
     return found
 
 
+def stopped_by_other(end: End, own: Own) -> bool:
+    """True if a rule of another program stopped the packet."""
+    return end.action in _STOPS and bool(end.way) and not own(end.way[-1])
+
+
 def _disturbed(end: End, own: Own) -> bool:
     """True if a rule of another program stopped the packet or changed its source."""
     if end.action in _STOPS:
-        return bool(end.way) and not own(end.way[-1])
+        return stopped_by_other(end, own)
     if not end.masquerade or end.local:
         return False
     step = next((s for s in reversed(end.way) if s.target in _SOURCE_TARGETS), None)

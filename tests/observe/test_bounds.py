@@ -115,6 +115,11 @@ GIVEN_UP = {
         "chain A leads back to itself"),
     "two chains in a circle": (
         lambda: iptables(nat=[DNAT], filter=["FORWARD -g A", "A -g B", "B -g A"]), "chains lead into each other again and again"),
+    "matches behind each other, and chance behind them": (
+        lambda: iptables(nat=[
+            *(f"PREROUTING -m limit --limit {n}/sec -j RETURN" for n in range(1, 1200)),
+            "PREROUTING -m statistic --mode random --probability 0.5 -j ACCEPT", DNAT]),
+        "matches behind each other"),
     "marks with a bit each": (
         lambda: iptables(nat=[DNAT], mangle=marks("PREROUTING", 16, bits=True)), f"more than {MOST_DOUBTS} branches"),
     "nft: a ladder with a counter of its own in the mark": (
