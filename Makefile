@@ -14,7 +14,7 @@ DIST_BIN = $(DIST_VENV)/bin
 DIST_ARGS ?=
 RANGES_TESTS ?=
 
-.PHONY: help venv venv-test test-tools demo test check lint types pytest bench e2e dist manifest ranges bounds stock image generated clean
+.PHONY: help venv venv-test test-tools demo test check lint types pytest bench e2e dist manifest ranges bounds twins stock image generated clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,10 @@ ranges: $(DIST_VENV)/.installed ## the lowest and the highest versions of every 
 SEEDS ?= 20000
 bounds: venv-test ## walks with and without their shortcuts, on SEEDS drawn rule sets
 	SVCROUTE_BOUNDS=$(SEEDS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/observe/test_bounds.py
+
+TWINS ?= 2000
+twins: venv-test ## audits with and without shortcuts, on TWINS drawn edits of each kind (hours)
+	SVCROUTE_TWINS=$(TWINS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/test_twins.py tests/test_shortcut_edits.py
 
 SUITES ?= bookworm trixie
 stock: ## demo, dist and test in a fresh Debian 12 and 13 with git, make and certificates (half an hour; SUITES=trixie)

@@ -1,4 +1,4 @@
-"""Edits that tell one Service, client or node from another, drawn at random: rules, sets and maps of every kind, at every position.
+"""Edits that tell one Service, client or node from another, drawn at random: rules, sets and maps, at every position.
 
 `test_twins` edits what kube-proxy wrote. These add what it never writes: each rule matches on what is the cluster's (addresses,
 ports, marks, states), in every spelling, anywhere; the same rule may be in the chains of all Services.
@@ -12,10 +12,14 @@ import random
 import re
 from typing import Any
 
+OTHERS = (("172.18.0.12", "10.250.1.7", "192.0.2.2"), ("fd00:172:18::3", "fd00:10:244::9"))
+"""Addresses of nodes, of pods that are no endpoints, and of others: of IPv4, and of IPv6."""
+
 # ---- iptables -------------------------------------------------------------------------------------------------------------
 
 _CHAINS = {
-    "nat": ("PREROUTING", "OUTPUT", "POSTROUTING", "INPUT", "KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ"),
+    "nat": ("PREROUTING", "OUTPUT", "POSTROUTING", "INPUT", "KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING",
+            "KUBE-MARK-MASQ"),
     "filter": ("FORWARD", "INPUT", "OUTPUT", "KUBE-FORWARD", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FIREWALL",
                "KUBE-PROXY-FIREWALL", "KUBE-NODEPORTS"),
     "mangle": ("PREROUTING", "FORWARD", "POSTROUTING", "INPUT", "OUTPUT"),
@@ -43,7 +47,7 @@ class IptablesEdits:
             return str(rng.choice(self.dialled)[0])
         if rng.random() < 0.8 and self.ends:
             return str(rng.choice(self.ends)[0])
-        return rng.choice(("fd00:172:18::3", "fd00:10:244::9")) if self.six else rng.choice(("172.18.0.12", "10.250.1.7", "192.0.2.2"))
+        return rng.choice(OTHERS[self.six])
 
     def network(self) -> str:
         """A host or a network as `iptables-save` prints it, or with a host's bits left in it."""
@@ -104,7 +108,7 @@ class IptablesEdits:
             case 20:
                 return f"{rng.choice(('-i', '-o'))} {rng.choice(('lo', 'eth0', 'cali+'))}"
             case 21:
-                return f"-m statistic --mode random --probability 0.50000000000"
+                return "-m statistic --mode random --probability 0.50000000000"
             case 22:
                 return f"{no}-s {self.network()} -d {self.network()}"
             case _:
@@ -241,7 +245,7 @@ class NftEdits:
             return str(rng.choice(self.dialled)[0])
         if rng.random() < 0.8 and self.ends:
             return str(rng.choice(self.ends)[0])
-        return rng.choice(("fd00:172:18::3", "fd00:10:244::9")) if self.six else rng.choice(("172.18.0.12", "10.250.1.7", "192.0.2.2"))
+        return rng.choice(OTHERS[self.six])
 
     def where(self, *, interval: bool = True) -> Any:
         """A value of an address: one, a prefix, or a range."""
@@ -297,10 +301,11 @@ class NftEdits:
 
     def verdict(self) -> dict[str, Any]:
         rng = self.rng
-        own = [o["chain"]["name"] for o in self.objects if "/" in o.get("chain", {}).get("name", "") and o["chain"]["family"] == self.family]
+        own = [name for name in self.chains() if "/" in name]
         if own and rng.random() < 0.2:
             return {rng.choice(("goto", "jump")): {"target": rng.choice(own)}}
-        return rng.choice((DROP, DROP, {"accept": None}, {"return": None}, {"goto": {"target": "reject-chain"}}, {"continue": None}))
+        reject = {"goto": {"target": "reject-chain"}}
+        return rng.choice((DROP, DROP, {"accept": None}, {"return": None}, reject, {"continue": None}))
 
     def effect(self) -> list[Any]:
         rng = self.rng
@@ -342,7 +347,7 @@ class NftEdits:
         if which < 5:
             return [*self.matches(), *self.effect()]
         key: Any
-        fields = [self.field(interval=which < 7)] if rng.random() < 0.6 else [self.field(interval=False), self.field(interval=False)]
+        fields = [self.field(interval=False) for _ in range(2)] if rng.random() < 0.4 else [self.field(interval=which < 7)]
         key = fields[0][0] if len(fields) == 1 else {"concat": [f[0] for f in fields]}
         first = fields[0][1] if len(fields) == 1 else {"concat": [f[1] for f in fields]}
         values = [first]
@@ -355,8 +360,8 @@ class NftEdits:
         flags = {"flags": ["interval"]} if any("prefix" in str(v) or "range" in str(v) for v in values) else {}
         kind = fields[0][2] if len(fields) == 1 else [f[2] for f in fields]
         if which in (5, 8):  # a named set
-            return [*head, {"match": {"op": rng.choice(("==", "==", "!=")), "left": key, "right": f"@{self.named(kind, values, flags)}"}},
-                    *self.effect()]
+            name, op = self.named(kind, values, flags), rng.choice(("==", "==", "!="))
+            return [*head, {"match": {"op": op, "left": key, "right": f"@{name}"}}, *self.effect()]
         verdicts = [[v, self.verdict()] for v in values]
         if rng.random() < 0.15:
             verdicts.append(["*", self.verdict()])
@@ -368,23 +373,28 @@ class NftEdits:
     def named(self, kind: Any, elements: list[Any], flags: dict[str, Any], *, verdict: bool = False) -> str:
         self.made += 1
         name = f"odd-{self.made}"
-        body = {"family": self.family, "name": name, "table": "kube-proxy", "type": kind, "handle": 900 + self.made, **flags, "elem": elements}
+        where = {"family": self.family, "table": "kube-proxy", "handle": 900 + self.made}
+        body = {**where, "name": name, "type": kind, **flags, "elem": elements}
         at = next(n for n, o in enumerate(self.objects) if "chain" in o and o["chain"]["family"] == self.family)
         self.objects.insert(at, {"map": {**body, "map": "verdict"}} if verdict else {"set": body})
         return name
 
     def insert(self, chain: str, statements: list[Any]) -> None:
-        its = [n for n, o in enumerate(self.objects) if o.get("rule", {}).get("chain") == chain and o["rule"]["family"] == self.family]
+        where = {"family": self.family, "table": "kube-proxy", "chain": chain}
+        its = [n for n, o in enumerate(self.objects) if where.items() <= o.get("rule", {}).items()]
         at = self.rng.choice([*its, its[-1] + 1]) if its else len(self.objects)
-        where = {"family": self.family, "table": "kube-proxy", "chain": chain, "handle": 990}
-        self.objects.insert(at, {"rule": {**where, "expr": statements}})
+        self.objects.insert(at, {"rule": {**where, "handle": 990, "expr": statements}})
+
+    def chains(self) -> list[str]:
+        """The chains of kube-proxy's table."""
+        where = {"family": self.family, "table": "kube-proxy"}
+        return [o["chain"]["name"] for o in self.objects if "chain" in o and where.items() <= o["chain"].items()]
 
     def edit(self) -> str:
         """Make one edit, and say what it was."""
         rng = self.rng
         kind = rng.randrange(10)
-        chains = [o["chain"]["name"] for o in self.objects if "chain" in o and o["chain"]["family"] == self.family
-                  and o["chain"]["table"] == "kube-proxy"]  # fmt: skip
+        chains = self.chains()
         own = [c for c in chains if "/" in c]
         if kind < 4:
             chain, rule = rng.choice([c for c in chains if "/" not in c]), self.statements()
@@ -408,7 +418,8 @@ class NftEdits:
         rules = [self.statements() for _ in range(rng.randint(1, 3))]
         for rule in rules:
             self.insert(name, rule)
-        chain, first = rng.choice([c for c in chains if "/" not in c]), [*self.matches(), {rng.choice(("jump", "goto")): {"target": name}}]
+        chain = rng.choice([c for c in chains if "/" not in c])
+        first = [*self.matches(), {rng.choice(("jump", "goto")): {"target": name}}]
         self.insert(chain, first)
         return f"{chain}: {json.dumps(first)}; {json.dumps(rules)}"
 

@@ -148,7 +148,7 @@ def in_each(statements: list[dict[str, Any]]) -> Edit:
 
 
 def without_hairpins(text: str) -> str:
-    """No connection of an endpoint to itself is masqueraded: a fault of every Service that has an endpoint here, and of no other."""
+    """No connection of an endpoint to itself is masqueraded: a fault of every Service with an endpoint here, and of no other."""
     found = json.loads(text)["nftables"]
     for one in found:
         if one.get("set", {}).get("name") == "hairpin-connections":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import random
 import re
 import sys
@@ -32,6 +33,8 @@ MADE = ("made-iptables", "made-nftables")
 """Clusters of Services that are nearly all alike, as large ones are; captured ones have every kind, and few of each."""
 IPTABLES = [*(name for name in CAPTURES if "iptables" in name), "made-iptables"]
 NFTABLES = [*(name for name in CAPTURES if "nftables" in name), "made-nftables"]
+SEEDS = int(os.environ.get("SVCROUTE_TWINS", "0"))
+"""How many more seeds are tried of everything here: `make twins`."""
 FOREIGN = [
     "-j ACCEPT", "-p tcp -j DROP", "-s 10.244.1.0/24 -j RETURN", "-p tcp -m tcp --dport 80 -j DNAT --to-destination 9.9.9.9:9",
     "-d 10.244.3.0/24 -j DROP", "-s 10.244.2.10/32 -j ACCEPT", "-j MARK --set-xmark 0x4000/0x4000",
@@ -220,10 +223,10 @@ def test_healthy_rules(name: str, large: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", IPTABLES + NFTABLES)
-@pytest.mark.parametrize("block", range(2))
+@pytest.mark.parametrize("block", range(1 + SEEDS // 8))
 def test_changed_rules(name: str, block: int) -> None:
     """Whatever is changed, the quick way sees what the walk sees."""
-    for seed in range(block * 8, block * 8 + 8):
+    for seed in range(block * 8, block * 8 + (8 if name in MADE or block else 4)):
         compare(name, seed)
 
 
@@ -231,7 +234,7 @@ def test_fresh_changes() -> None:
     """Changes that nobody has tried before; the seed is printed."""
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seeds from {seed}")
-    for number in range(20):
+    for number in range(8 + SEEDS):
         compare((*MADE, *CAPTURES)[number % (2 + len(CAPTURES))], seed + number)
 
 
@@ -350,7 +353,7 @@ def compare_same(name: str, seed: int) -> None:
 @pytest.mark.parametrize("name", IPTABLES)
 def test_nodes_that_rules_tell_apart(name: str) -> None:
     """The walks of the first node stand for another's only where no rule could tell the two from each other."""
-    for seed in (1, 3, 7, 10, 12):  # 7 and 10 find a walk that stands for one that it should not stand for
+    for seed in (1, 7, 10, *range(11, 11 + SEEDS)):  # 7 and 10 find a walk that stands for one that it should not stand for
         compare_same(name, seed)
 
 
@@ -382,7 +385,7 @@ def test_a_further_node_with_the_same_rules_is_not_walked_again(name: str, file:
 @pytest.mark.parametrize("name", IPTABLES + NFTABLES)
 def test_a_further_node_is_judged_as_if_it_were_alone(name: str) -> None:
     """Whatever differs from the first node, in rules, in their order, or in what the node itself is."""
-    for seed in range(16 if name in MADE else 4):
+    for seed in range((8 if name in MADE else 4) + SEEDS):
         compare_further(name, seed)
 
 
@@ -390,7 +393,7 @@ def test_a_further_node_with_fresh_changes() -> None:
     """Changes that nobody has tried before; the seed is printed."""
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seeds from {seed}")
-    for number in range(12):
+    for number in range(6 + SEEDS):
         compare_further(MADE[number % 2], seed + number)
 
 
