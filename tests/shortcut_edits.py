@@ -59,7 +59,7 @@ class IptablesEdits:
         return str(ipaddress.ip_network(f"{address}/{length}", strict=False))
 
     def port(self) -> str:
-        pools = [[d[2] for d in self.dialled], [e[1] for e in self.ends], self.node_ports]
+        pools = [sorted({d[2] for d in self.dialled}), sorted({e[1] for e in self.ends}), self.node_ports]
         pool = self.rng.choice([p for p in pools if p] or [["80"]])
         found = self.rng.choice(pool)
         return found if self.rng.random() < 0.8 else f"{max(int(found) - 1, 1)}:{int(found) + 1}"
@@ -67,7 +67,8 @@ class IptablesEdits:
     def match(self) -> str:
         rng = self.rng
         no = "! " if rng.random() < 0.15 else ""
-        match rng.randrange(24):
+        # More often than others: what was dialled, which is one Service's in a rule that many have.
+        match rng.choice((8, 9, 10)) if rng.random() < 0.3 else rng.randrange(24):
             case 0 | 1:
                 return f"{no}-d {self.network()}"
             case 2:
@@ -152,7 +153,7 @@ class IptablesEdits:
             return f"{table} {chain}: {rule}"
         if kind < 7 and own:
             prefix = rng.choice(("KUBE-SVC-", "KUBE-SVC-", "KUBE-SEP-", "KUBE-EXT-"))
-            rule = f"{self.match()} -j {self.target('nat')}"
+            rule = f"{self.match()} -j {rng.choice(('RETURN', 'ACCEPT', self.target('nat')))}"
             its = [c for c in own if c.startswith(prefix)]
             for chain in its if rng.random() < 0.7 else rng.sample(its, min(len(its), 2)):
                 self.insert(chain, rule, "nat")
@@ -262,7 +263,7 @@ class NftEdits:
                 return {"range": [str(address), str(address + self.rng.choice((1, 2, 7)))]}
 
     def port(self, *, interval: bool = True) -> Any:
-        pools = [[int(d[2]) for d in self.dialled], [e[1] for e in self.ends], self.node_ports]
+        pools = [sorted({int(d[2]) for d in self.dialled}), sorted({e[1] for e in self.ends}), self.node_ports]
         found = self.rng.choice(self.rng.choice([p for p in pools if p]))
         if interval and self.rng.random() < 0.2:
             return {"range": [max(found - 1, 1), found + 1]}
@@ -287,7 +288,11 @@ class NftEdits:
             {"ct": {"key": "proto-dst", "dir": "original"}},
             {"ct": {"key": "proto-src", "dir": "reply"}},
         ]
-        match rng.randrange(10):
+        match rng.randrange(13):
+            case 10 | 11:
+                return addresses[2], self.where(interval=interval), kind
+            case 12:
+                return ports[3], self.port(interval=interval), "inet_service"
             case 0 | 1 | 2:
                 return addresses[0], self.where(interval=interval), kind
             case 3 | 4:
