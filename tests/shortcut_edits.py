@@ -67,8 +67,7 @@ class IptablesEdits:
     def match(self) -> str:
         rng = self.rng
         no = "! " if rng.random() < 0.15 else ""
-        # More often than others: what was dialled, which is one Service's in a rule that many have.
-        match rng.choice((8, 9, 10)) if rng.random() < 0.3 else rng.randrange(24):
+        match rng.randrange(24):
             case 0 | 1:
                 return f"{no}-d {self.network()}"
             case 2:
@@ -128,10 +127,45 @@ class IptablesEdits:
             pools += ["REJECT --reject-with " + ("icmp6-port-unreachable" if self.six else "icmp-port-unreachable")]
         return rng.choice(chains) if chains and rng.random() < 0.15 else rng.choice(pools)
 
-    def insert(self, chain: str, rule: str, table: str) -> None:
-        """Put a rule somewhere among those of a chain."""
+    def about_one(self) -> str:
+        """A rule that only one Service's packets match, in front of everything in a chain that all meet, or in all chains."""
+        rng = self.rng
+        address, proto, port = rng.choice(self.dialled)
+        end, _ = rng.choice(self.ends)
+        rare = rng.choice(sorted({d[2] for d in self.dialled}))
+        next_ = ipaddress.ip_address(address) + rng.choice((0, 1))
+        before = [
+            f"-d {address}/{128 if self.six else 32}", f"-m conntrack --ctorigdst {address}",
+            f"-d {address}/{128 if self.six else 32} -p {proto} -m {proto} --dport {port}",
+            f"-m conntrack --ctorigdst {address} --ctorigdstport {port}", f"-m iprange --dst-range {address}-{next_}",
+            f"-m conntrack --ctorigdstport {rare}", f"-p tcp -m tcp --dport {rare}", f"-p tcp -m multiport --dports {rare},9",
+            f"-m u32 --u32 0x10=0x{int(ipaddress.ip_address(address)):x}", f"-s {end}",
+        ]  # fmt: skip
+        after = [f"-d {end}", f"-m conntrack --ctreplsrc {end}", f"-m iprange --dst-range {end}-{end}", *before[3:4]]
+        if rng.random() < 0.4:
+            rule = f"{rng.choice(before)} -j {rng.choice(('RETURN', 'ACCEPT', 'KUBE-MARK-MASQ'))}"
+            for chain in re.findall(r"^:(KUBE-SVC-\S+)", self.text(), re.MULTILINE):
+                self.insert(chain, rule, "nat", first=True)
+            return f"every KUBE-SVC: {rule}"
+        table, chain, matches = rng.choice((
+            ("nat", "KUBE-SERVICES", before), ("nat", "PREROUTING", before), ("mangle", "PREROUTING", before),
+            ("filter", "FORWARD", after), ("mangle", "FORWARD", after), ("nat", "POSTROUTING", after),
+            ("nat", "KUBE-POSTROUTING", after), ("filter", "KUBE-FORWARD", after),
+        ))  # fmt: skip
+        if f"*{table}" not in self.lines:
+            return "nothing: no such table"
+        rule = f"{rng.choice(matches)} -j {rng.choice(('RETURN', 'ACCEPT')) if table == 'nat' else 'DROP'}"
+        self.insert(chain, rule, table, first=True)
+        return f"{table} {chain}: {rule}"
+
+    def insert(self, chain: str, rule: str, table: str, *, first: bool = False) -> None:
+        """Put a rule somewhere among those of a chain, or before them."""
         spans = self.span(table)
         its = [n for n in spans if self.lines[n].startswith(f"-A {chain} ")]
+        if first:
+            its = its[:1]
+            self.lines.insert(its[0] if its else spans[-1], f"-A {chain} {rule}")
+            return
         at = self.rng.choice([*its, its[-1] + 1]) if its else next(n for n in reversed(spans) if self.lines[n] == "COMMIT")
         self.lines.insert(at, f"-A {chain} {rule}".replace("  ", " "))
 
@@ -142,6 +176,8 @@ class IptablesEdits:
     def edit(self) -> str:
         """Make one edit, and say what it was."""
         rng = self.rng
+        if rng.random() < 0.4:
+            return self.about_one()
         kind = rng.randrange(10)
         tables = [t for t in _CHAINS if f"*{t}" in self.lines]
         own = re.findall(r"^:(KUBE-(?:SVC|SEP|EXT)-\S+)", self.text(), re.MULTILINE)
@@ -288,11 +324,7 @@ class NftEdits:
             {"ct": {"key": "proto-dst", "dir": "original"}},
             {"ct": {"key": "proto-src", "dir": "reply"}},
         ]
-        match rng.randrange(13):
-            case 10 | 11:
-                return addresses[2], self.where(interval=interval), kind
-            case 12:
-                return ports[3], self.port(interval=interval), "inet_service"
+        match rng.randrange(10):
             case 0 | 1 | 2:
                 return addresses[0], self.where(interval=interval), kind
             case 3 | 4:
@@ -384,10 +416,58 @@ class NftEdits:
         self.objects.insert(at, {"map": {**body, "map": "verdict"}} if verdict else {"set": body})
         return name
 
-    def insert(self, chain: str, statements: list[Any]) -> None:
+    def about_one(self) -> str:
+        """A rule that only one Service's packets match, in front of everything in a chain that all meet, or in all chains."""
+        rng = self.rng
+        address, _, port = rng.choice(self.dialled)
+        end = rng.choice(self.ends)[0]
+        rare = rng.choice(sorted({d[2] for d in self.dialled}))
+        ip, kind = ("ip6", "ipv6_addr") if self.six else ("ip", "ipv4_addr")
+        daddr, dport = {"payload": {"protocol": ip, "field": "daddr"}}, {"payload": {"protocol": "tcp", "field": "dport"}}
+        dialled = {"ct": {"key": f"{ip} daddr", "dir": "original"}}
+        dialled_port = {"ct": {"key": "proto-dst", "dir": "original"}}
+        before: list[tuple[list[Any], list[Any], list[str]]] = [
+            ([daddr], [address], [kind]), ([dialled], [address], [kind]),
+            ([daddr, dport], [address, port], [kind, "inet_service"]),
+            ([dialled, dialled_port], [address, port], [kind, "inet_service"]), ([dialled_port], [rare], ["inet_service"]),
+            ([dport], [rare], ["inet_service"]), ([{"payload": {"protocol": ip, "field": "saddr"}}], [end], [kind]),
+        ]  # fmt: skip
+        answers = {"ct": {"key": f"{ip} saddr", "dir": "reply"}}
+        after = [([daddr], [end], [kind]), *before[1:2], *before[3:4], ([answers], [end], [kind])]
+        everywhere = rng.random() < 0.4
+        chain, fields = ("", before) if everywhere else rng.choice((
+            ("services", before), ("nat-prerouting", before), ("filter-prerouting", before), ("filter-forward", after),
+            ("nat-postrouting", after), ("masquerading", after),
+        ))  # fmt: skip
+        keys, values, kinds = rng.choice(fields)
+        key = keys[0] if len(keys) == 1 else {"concat": keys}
+        value = values[0] if len(values) == 1 else {"concat": values}
+        if isinstance(values[0], str) and len(keys) == 1 and rng.random() < 0.3:
+            value = {"range": [value, str(ipaddress.ip_address(value) + rng.choice((1, 2)))]}
+        flags = {"flags": ["interval"]} if isinstance(value, dict) and "range" in value else {}
+        verdict = rng.choice((DROP, {"accept": None}, {"return": None}))
+        match rng.randrange(5):
+            case 0:
+                rule = [{"match": {"op": "==", "left": key, "right": {"set": [value]}}}, verdict]
+            case 1:
+                rule = [{"vmap": {"key": key, "data": {"set": [[value, verdict]]}}}]
+            case 2:
+                name = self.named(kinds if len(kinds) > 1 else kinds[0], [value], flags)
+                rule = [{"match": {"op": "==", "left": key, "right": f"@{name}"}}, verdict]
+            case 3:
+                name = self.named(kinds if len(kinds) > 1 else kinds[0], [[value, verdict]], flags, verdict=True)
+                rule = [{"vmap": {"key": key, "data": f"@{name}"}}]
+            case _:
+                rule = [*({"match": {"op": "==", "left": k, "right": v}} for k, v in zip(keys, values, strict=True)), verdict]
+        for name in self.chains():
+            if name == chain or (everywhere and name.startswith("service-") and "/" in name):
+                self.insert(name, rule, first=True)
+        return f"{chain or 'every service chain'}: {json.dumps(rule)}"
+
+    def insert(self, chain: str, statements: list[Any], *, first: bool = False) -> None:
         where = {"family": self.family, "table": "kube-proxy", "chain": chain}
         its = [n for n, o in enumerate(self.objects) if where.items() <= o.get("rule", {}).items()]
-        at = self.rng.choice([*its, its[-1] + 1]) if its else len(self.objects)
+        at = its[0] if its and first else self.rng.choice([*its, its[-1] + 1]) if its else len(self.objects)
         self.objects.insert(at, {"rule": {**where, "handle": 990, "expr": statements}})
 
     def chains(self) -> list[str]:
@@ -398,6 +478,8 @@ class NftEdits:
     def edit(self) -> str:
         """Make one edit, and say what it was."""
         rng = self.rng
+        if rng.random() < 0.4:
+            return self.about_one()
         kind = rng.randrange(10)
         chains = self.chains()
         own = [c for c in chains if "/" in c]
