@@ -460,7 +460,7 @@ class NftEdits:
             case _:
                 rule = [*({"match": {"op": "==", "left": k, "right": v}} for k, v in zip(keys, values, strict=True)), verdict]
         for name in self.chains():
-            if name == chain or (everywhere and name.startswith("service-") and "/" in name):
+            if (chain and name.startswith(chain)) or (everywhere and name.startswith("service-") and "/" in name):
                 self.insert(name, rule, first=True)
         return f"{chain or 'every service chain'}: {json.dumps(rule)}"
 
