@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import cache
@@ -23,6 +25,7 @@ from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.shard import ShardOf, part_of
 from kubectl_svcroute.model.snapshot import ApiObjects
 from kubectl_svcroute.render import RENDERERS, RenderOptions, render
+from kubectl_svcroute.shards import encoding
 from kubectl_svcroute.shards.encoding import Contents, pack, unpack
 from kubectl_svcroute.shards.merge import Part, merge
 from kubectl_svcroute.shards.read import parts_of
@@ -357,3 +360,21 @@ def test_whoever_comes_first(name: str, fault: str | None) -> None:
         for order in (outcomes, outcomes[::-1], outcomes[2:] + outcomes[:2])
     }
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ("[" * 100_000, "damaged"),
+        ('{"table": [' + "[]," * 2_000 + "[]]}", "more than 1000 values"),
+        ('{"x": "' + "a" * 200_000 + '"}', "larger than any"),
+    ],
+)
+def test_results_that_would_take_all_memory_are_refused(document: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few megabytes can unpack to gigabytes, and each value takes many times its text."""
+    monkeypatch.setattr(encoding, "_MOST_VALUES", 1_000 if "table" in document else 10_000_000)
+    monkeypatch.setattr(encoding, "_MOST", 150_000)
+    squeezer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    packed = base64.b64encode(squeezer.compress(document.encode()) + squeezer.flush()).decode()
+    with pytest.raises(UsageError, match=says):
+        unpack([packed])

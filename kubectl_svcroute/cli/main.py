@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from typing import NoReturn
@@ -40,16 +41,18 @@ def main() -> NoReturn:
                 raise KeyboardInterrupt from None
             raise
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(file=text)
+        click.echo(_shown(text.getvalue().rstrip("\n")), err=True)
         status = ExitCode.CANNOT_RUN
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         status = ExitCode.INTERRUPTED
     except UsageError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_shown(error)}", err=True)
         status = ExitCode.CANNOT_RUN
     except SvcrouteError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_shown(error)}", err=True)
         status = ExitCode.CANNOT_RUN
     except BrokenPipeError:
         # The reader of our output went away (`| head`): what was found cannot be told any more.
@@ -79,7 +82,7 @@ def _machine_fails(error: OSError) -> int | None:
         said = f"{_FULL[error.errno]}: {error.filename or 'what was to be written'} is not complete"
     else:
         return None
-    click.echo(f"error: {said}", err=True)
+    click.echo(f"error: {_shown(said)}", err=True)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         return ExitCode.CANNOT_RUN
@@ -88,13 +91,20 @@ def _machine_fails(error: OSError) -> int | None:
     return ExitCode.CANNOT_RUN
 
 
+def _shown(error: object) -> str:
+    """An error for a terminal: it may quote a file, a node or the API, whose text must not move the cursor."""
+    from ..render.text import clean  # noqa: PLC0415 - not before something is wrong
+
+    return "\n".join(map(clean, str(error).split("\n")))
+
+
 def _bug(error: Exception) -> int:
     if "-v" in sys.argv or "-vv" in sys.argv or "--verbose" in sys.argv:
         import traceback  # noqa: PLC0415
 
         traceback.print_exception(error)
     click.echo(
-        f"error: a bug in {PROGRAM} {__version__}: {type(error).__name__}: {error}"
+        f"error: a bug in {PROGRAM} {__version__}: {type(error).__name__}: {_shown(error)}"
         " (run again with -v for the traceback, and report it)",
         err=True,
     )

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from ..errors import SnapshotError
 from ..model.lazy_regex import pattern
-from ..model.report import Unverified
+from ..model.report import Unverified, read_code
 from ..model.snapshot import ApiObjects, NodeDump, NodeHandle, NodeOutcome, Snapshot, Unreachable
 from .limits import LIMITS, Limits
 
@@ -226,10 +226,10 @@ def _denied(source: _Source) -> tuple[tuple[Unverified, ...], str | None]:
     found = _object(source, "api/denied.json")
     try:
         denied = tuple(
-            Unverified(code=str(one["code"]), node=one.get("node"), reason=str(one["reason"]))
+            Unverified(code=read_code(one["code"]), node=one.get("node"), reason=str(one["reason"]))
             for one in found.get("denied", ())
         )
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SnapshotError(f"{source.label}: api/denied.json: not what a snapshot holds there") from error
     namespace = found.get("namespace")
     return denied, namespace if isinstance(namespace, str) else None

@@ -8,6 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ExitCode
 from .fast_dataclass import dataclass, field
+from .lazy_regex import pattern
+
+_CODE = pattern(r"SR\d{3}")
+_NAME = pattern(r"[a-z0-9-]*")
+
+
+def read_code(code: object, name: object = "") -> str:
+    """A code that came from a file: renderers print codes and names as they are. Raises ValueError for any other text."""
+    if not isinstance(code, str) or not isinstance(name, str) or not _CODE.fullmatch(code) or not _NAME.fullmatch(name):
+        raise ValueError("it holds a code that no finding has")
+    return code
 
 if TYPE_CHECKING:
     from .flow import ProbeRow

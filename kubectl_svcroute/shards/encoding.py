@@ -19,14 +19,16 @@ from ..model.facts import EndpointFact, Facts, ServiceFacts
 from ..model.fast_dataclass import dataclass
 from ..model.net import Backend
 from ..model.node_result import NodeResult, ShareKey
-from ..model.report import Finding, NodeRow, NotJudged, Severity, Unverified
+from ..model.report import Finding, NodeRow, NotJudged, Severity, Unverified, read_code
 from ..model.snapshot import ApiObjects
 from ..observe.config_votes import Inference, Votes
 
 _LINE = 4096
 """Characters of a line of base64: logs are cut at some kilobytes, and people's terminals are too."""
-_MOST = 1 << 32
-"""Bytes that results may unpack to: what is bigger is no report of ours."""
+_MOST = 1 << 29
+"""Bytes that results may unpack to: those of 2,000 nodes and 5,000 Services have a tenth of that."""
+_MOST_VALUES = 10_000_000
+"""Values in them: each takes a hundred bytes of memory, however short it is in the text."""
 
 
 _FOR_THE_RUN = frozenset({"about", "cause"})
@@ -65,9 +67,11 @@ def unpack(lines: Iterable[str]) -> Contents:
         opener = zlib.decompressobj(31)
         text = opener.decompress(data, _MOST)
         if not opener.eof:
-            raise UsageError("the results in it are cut off")
+            raise UsageError("the results in it are cut off, or larger than any that this program writes")
+        if sum(map(text.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+            raise UsageError(f"the results in it have more than {_MOST_VALUES} values: no part of an audit has")
         return _Unpacker(json.loads(text)).contents()
-    except (ValueError, zlib.error, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, zlib.error, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise UsageError(f"the results in it are damaged: {type(error).__name__}: {error}") from error
 
 
@@ -246,15 +250,18 @@ class _Unpacker:
 
 def _finding(item: dict[str, Any]) -> Finding:
     given = {"name": "", "node": None, "service": None, "message": "", **item, "severity": Severity(item["severity"])}
+    read_code(given["code"], given["name"])
     return Finding(**{**given, "evidence": tuple(item.get("evidence", ()))})
 
 
 def _unverified(item: dict[str, Any]) -> Unverified:
+    read_code(item["code"])
     return Unverified(**{"node": None, **item, "evidence": tuple(item.get("evidence", ()))})
 
 
 def _not_judged(item: dict[str, Any]) -> NotJudged:
     given = {"reason": "", **item, "effects": tuple(item["effects"]), "evidence": tuple(item.get("evidence", ()))}
+    read_code(given["code"])
     return NotJudged(**given)
 
 

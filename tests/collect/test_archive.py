@@ -638,3 +638,15 @@ def test_what_is_wrong_with_a_large_list_is_said_as_for_a_small_one(
             load_snapshot(place)
         said.append(str(caught.value))
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("code", ["SR907\x1b[31m", "<script>", "SR9071", "", None, 7])
+def test_a_code_that_no_finding_has_is_refused(code: object, tmp_path: Path) -> None:
+    """Codes are printed as they are in every format, so none comes from a file unread."""
+    folder = tmp_path / "snapshot"
+    shutil.copytree(capture("v1.36-nftables"), folder, ignore=shutil.ignore_patterns("faults"))
+    (folder / "api" / "denied.json").write_text(json.dumps({"denied": [{"code": code, "node": None, "reason": "r"}]}))
+    with pytest.raises(SnapshotError, match=r"denied\.json"):
+        load_snapshot(folder)
+    (folder / "api" / "denied.json").write_text(json.dumps({"denied": [{"code": "SR907", "node": None, "reason": "r"}]}))
+    assert load_snapshot(folder).api.denied[0].code == "SR907"
