@@ -105,12 +105,13 @@ def archive_name() -> str:
     return f"{PROGRAM}_{tag()}_{'_'.join(pair())}.tar.gz"
 
 
-def run(*command: str | Path, **extra: str) -> None:
+def run(*command: str | Path, cwd: Path = ROOT, **extra: str) -> None:
     """Run a build step. What it prints is shown only when it fails."""
     env = {**os.environ, "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": EPOCH, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **extra}
     done = subprocess.run(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env
-    )
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env,
+        cwd=cwd,
+    )  # fmt: skip
     if done.returncode:
         sys.stderr.write(done.stdout)
         raise BuildError(f"{' '.join(map(str, command[:4]))} ended with {done.returncode}")
@@ -162,7 +163,7 @@ def build_archive(wheel: Path, out: Path, work: Path) -> Path:
         "--collect-submodules", PACKAGE, "--collect-data", PACKAGE,
         *(f"--exclude-module={name}" for name in EXCLUDED),
         "--distpath", work / "frozen", "--workpath", work / "steps", "--specpath", work, entry,
-        PYTHONPATH=str(work / "program"), PYINSTALLER_CONFIG_DIR=str(work / "cache"),
+        cwd=work, PYTHONPATH=str(work / "program"), PYINSTALLER_CONFIG_DIR=str(work / "cache"),
     )  # fmt: skip
     steps = work / "steps" / PROGRAM
     modules = [name for name, _, _ in _toc(steps / "PYZ-00.toc", 1)]

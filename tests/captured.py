@@ -34,7 +34,6 @@ def _cache() -> Path:
     return folder
 
 
-@cache
 def unpack(tar: tarfile.TarFile, folder: Path) -> None:
     """Unpack an archive of ours; Debian 12's Python 3.11.2 has no filters yet, and from 3.12 on one has to be named."""
     if hasattr(tarfile, "data_filter"):
@@ -42,6 +41,7 @@ def unpack(tar: tarfile.TarFile, folder: Path) -> None:
     tar.extractall(folder)
 
 
+@cache
 def capture(name: str) -> Path:
     """The folder of a capture, unpacked once a machine. Treat it as read-only: every test shares it.
 

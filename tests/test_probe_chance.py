@@ -108,5 +108,5 @@ def test_no_other_command_opens_a_connection_to_a_service() -> None:
 
 def test_what_goes_into_the_script_is_an_address() -> None:
     """An address that is none never becomes part of a command."""
-    with pytest.raises(ValueError, match="does not appear to be"):
+    with pytest.raises(ValueError, match="invalid literal"):
         node_script("nonce", connections=Connections(addresses=("10.0.0.1; reboot",)))

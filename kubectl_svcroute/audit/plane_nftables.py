@@ -58,8 +58,8 @@ class NftablesPlane:
         if self.rules is None:
             return None
         # iptables' tables beside kube-proxy's see the same packets: a CNI's, a firewall's, or leftovers.
-        others = [rules for rules in self.reader.every(family, asked=asked) if not rules.idle]
-        return NftablesFamily(self.subject, family, self.rules, others, self.reader.printed.get(family, set())) if asked else None
+        beside = self.reader.every(family, asked=asked)
+        return NftablesFamily(self.subject, family, self.rules, beside, self.reader.printed.get(family, set())) if asked else None
 
     def printed(self) -> Collection[int]:
         """The families of which iptables-nft's rules were read; see `DataPlane`."""
@@ -70,13 +70,15 @@ class NftablesFamily:
     """The rules of one family: kube-proxy's table, and what iptables has beside it."""
 
     def __init__(
-        self, subject: Subject, family: int, rules: NftRules, others: Sequence[IptablesRules], printed: Collection[TableKey]
+        self, subject: Subject, family: int, rules: NftRules, beside: Sequence[IptablesRules], printed: Collection[TableKey]
     ) -> None:
-        """`printed`: the tables that are walked as iptables' own."""
+        """`beside`: iptables' backends; `printed`: the tables that are walked as theirs."""
         self.subject = subject
         self.family = family
         self.rules = rules
-        self.others = others
+        self.beside = beside
+        self.others = others = [one for one in beside if not one.idle]
+        """Those that packets meet."""
         context = subject.context
         view = subject.view(family)
         self.table = table = frame_nftables.proxy_table(rules, family)
@@ -143,7 +145,7 @@ class NftablesFamily:
         """Note what is wrong outside of the Services' own rules; see `FamilyRules`."""
         subject = self.subject
         observations = subject.ledger.observations
-        observations.extend(_leftovers(self.others))
+        observations.extend(_leftovers(self.beside))
         if self.table is None:
             return  # every Service says so already
         frame = frame_nftables.NftFrame(table=self.table, family=self.family, version=subject.config.version)
