@@ -27,7 +27,8 @@ from ..parse.iptables_save import parse_iptables_save
 from ..parse.kube_objects import build_config
 from .ask_port import Listener
 from .context import cluster_context
-from .files import iptables_files
+from .files import iptables_files, with_plain_line_ends
+from .nft_rules import parse_nft
 from .node import Audited, audit_node
 from .report_builder import conclude, not_read
 
@@ -62,19 +63,19 @@ class Audit:
         for outcome in outcomes:
             if isinstance(outcome, NodeDump):
                 nodes += 1
+                files = with_plain_line_ends(outcome).files
                 for file, family in {**dict.fromkeys(iptables_files(4), 4), **dict.fromkeys(iptables_files(6), 6)}.items():
-                    if file in outcome.files:
+                    if file in files:
                         try:
-                            votes.add(parse_iptables_save(outcome.files[file], family=family, source=file))
+                            votes.add(parse_iptables_save(files[file], family=family, source=file))
                         except ParseError:
                             continue  # said when the node is judged
-                if "nft-ruleset.json" in outcome.files:
-                    from ..parse.nft_json import parse_nft_json  # noqa: PLC0415 - only where there are such rules
-
-                    try:
-                        votes.add_nft(parse_nft_json(outcome.files["nft-ruleset.json"], source="nft-ruleset.json"))
-                    except ParseError:
-                        continue  # as above
+                try:
+                    listed = parse_nft(files)
+                except ParseError:
+                    continue  # as above
+                if listed is not None:
+                    votes.add_nft(listed)
         self.take(Inference(nodes=nodes, votes=votes))
 
     def take(self, inference: Inference | None) -> None:
@@ -132,7 +133,7 @@ class Audit:
 
     def audited(self, dump: NodeDump, *, listeners: Sequence[Listener] = ()) -> Audited:
         """The same of a node that the API lists, for those who go on asking: `listeners` hear what is asked."""
-        return audit_node(self.context, self.context.nodes[dump.node], dump, listeners=listeners)
+        return audit_node(self.context, self.context.nodes[dump.node], with_plain_line_ends(dump), listeners=listeners)
 
     # ---- the whole cluster ------------------------------------------------------------------------------------------
 

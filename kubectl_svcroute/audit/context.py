@@ -107,6 +107,11 @@ class ClusterContext:
                 states[e.address] = states.get(e.address, False) or e.ready
         return sum(states.values()), len(states)
 
+    def detection_read(self, dump: NodeDump) -> bool:
+        """Whether it was read, and not inferred, how this node's kube-proxy tells pods from others."""
+        flags = dump.files.get("kube-proxy-cmdline.txt", "")
+        return self.state.config is not None or "configz.json" in dump.files or ("--" in flags and "--config" not in flags)
+
     def config_of(self, node: Node, dump: NodeDump, ledger: Ledger) -> ProxyConfig | None:
         """The configuration of this node's kube-proxy; None, with the reason in the ledger, when its version is unknown."""
         config = self.state.config or self.inferred or build_config((0, 0), {})
@@ -129,12 +134,19 @@ class ClusterContext:
         if version is None:
             ledger.not_verified("SR906", "neither the kube-proxy pod's image nor the node's status tells kube-proxy's version")
             return None
-        if not OLDEST <= version <= NEWEST:
+        if version < OLDEST:
+            ledger.cannot(
+                "SR906",
+                f"kube-proxy {version[0]}.{version[1]} is not supported: the oldest whose rules are known here is"
+                f" {OLDEST[0]}.{OLDEST[1]}",
+            )
+            return None
+        if version > NEWEST:
             ledger.notes.append(
                 f"kube-proxy {version[0]}.{version[1]} is outside of what is known"
                 f" ({OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}): judged as the nearest"
             )
-            version = min(max(version, OLDEST), NEWEST)
+            version = NEWEST
         return replace(config, version=version)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..model.fast_dataclass import replace
 from ..model.snapshot import NodeDump
 
 IPTABLES_SAVE = {4: "iptables-save.txt", 6: "ip6tables-save.txt"}
@@ -28,3 +29,13 @@ def why_absent(dump: NodeDump, file: str) -> str:
 def said_empty(dump: NodeDump, file: str) -> bool:
     """True if the node itself said that its kernel has no rules, so that there was nothing to put into a file."""
     return any(line.startswith(f"empty: {file}:") for line in dump.files.get("tools.txt", "").splitlines())
+
+
+def with_plain_line_ends(dump: NodeDump) -> NodeDump:
+    """The same node; a file whose lines all end with CR LF, as a terminal or an editor writes them, ends them with LF."""
+    plain = {name: text.replace("\r\n", "\n") for name, text in dump.files.items() if _ends_with_cr_lf(text)}
+    return replace(dump, files={**dump.files, **plain}) if plain else dump
+
+
+def _ends_with_cr_lf(text: str) -> bool:
+    return "\r\n" in text and text.count("\r\n") == text.count("\n")

@@ -107,9 +107,27 @@ def _audit_rules(subject: Subject, data_plane: DataPlane) -> None:
             continue
         _note_pods(subject, rules.ground.view)
         check_connections(subject, rules.ground.view)
+        noted = len(subject.ledger.observations)
         rules.frame_checks(rules.audit_services())
+        if rules.ground.view.detector.kind == "none" and not subject.context.detection_read(subject.dump):
+            _not_assumed(subject.ledger, noted, family)
         rules.close()
     _unread_tables(subject, data_plane)
+
+
+def _not_assumed(ledger: Ledger, noted: int, family: int) -> None:
+    """Take back what was noted, from `noted` on, about masquerading for cluster IPs: whom to spare could not be inferred."""
+    later = ledger.observations[noted:]
+    doubtful = [o for o in later if o.code in ("SR301", "SR303")]
+    if not doubtful:
+        return
+    ledger.observations[noted:] = [o for o in later if o.code not in ("SR301", "SR303")]
+    ledger.not_verified(
+        "SR906",
+        f"kube-proxy's configuration could not be read, and how it tells pods from others could not be inferred (IPv{family}):"
+        " which packets to cluster IPs it masquerades is not known",
+    )
+    ledger.unverified_services.update(o.service for o in doubtful if o.service)
 
 
 def _note_pods(subject: Subject, view: NodeView) -> None:

@@ -203,7 +203,8 @@ class Inference:
     def note(self) -> str:
         """That it was inferred, from what, and what it is."""
         return (
-            f"kube-proxy's configuration could not be read; inferred from what {self.nodes} nodes have in common: {self.told}"
+            f"kube-proxy's configuration could not be read; inferred from what {self.nodes}"
+            f" {'node shows' if self.nodes == 1 else 'nodes have in common'}: {self.told}"
         )
 
 

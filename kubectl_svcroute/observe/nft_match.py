@@ -84,8 +84,8 @@ class Part:
     """A printed value as an item. Raises ValueError for one that is not understood."""
     dials: bool = False
     """It is the address or the port that the packet is sent to."""
-    bits: bool = False
-    """Values are names of bits of one state, of which a connection has one (`ct state`) or some (`ct status`)."""
+    bits: Mapping[int, str] | None = None
+    """Bit -> name, where values are bits of one state, of which a connection has one (`ct state`) or some (`ct status`)."""
     flags: bool = False
     """Values are TCP flags, as one number."""
 
@@ -138,6 +138,35 @@ def _name_item(value: Value) -> Item:
     if isinstance(value, int):
         return str(value)
     raise ValueError(f"{value} is no name")
+
+
+_CT_STATES = {0x1: "invalid", 0x2: "established", 0x4: "related", 0x8: "new", 0x40: "untracked"}
+_CT_STATUS = {
+    0x1: "expected", 0x2: "seen-reply", 0x4: "assured", 0x8: "confirmed", 0x10: "snat", 0x20: "dnat", 0x200: "dying",
+}  # fmt: skip
+"""Bits by name, as `nft -n` prints them (nf_conntrack_common.h: state bits of nft_ct.c, enum ip_conntrack_status)."""
+_FIB_TYPES = {
+    1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "multicast", 6: "blackhole", 7: "unreachable", 8: "prohibit",
+}  # fmt: skip
+"""Types of routes by number (include/uapi/linux/rtnetlink.h), as `nft -n` prints them."""
+_ETHERTYPES = {0x0800: "ip", 0x86DD: "ip6", 8: "ip", 0xDD86: "ip6"}
+"""In both byte orders: `nft -n` prints 0x0800 in text, and 8 in JSON on a little-endian machine."""
+
+
+def _named(names: Mapping[int, str]) -> Callable[[Value], Item]:
+    """A reader of values that are printed by name, and by `nft -n` as numbers."""
+
+    def read(value: Value) -> Item:
+        return names.get(value, str(value)) if type(value) is int else _name_item(value)
+
+    return read
+
+
+def named_bits(value: Value, names: Mapping[int, str]) -> list[Value]:
+    """The names of the bits of a number; any other value as it is."""
+    if type(value) is not int or not value:
+        return [value]
+    return [names.get(1 << n, str(1 << n)) for n in range(value.bit_length()) if value >> n & 1]
 
 
 def _protocol_item(value: Value) -> Item:
@@ -265,7 +294,7 @@ def _meta(key: str) -> Part:
         case "nfproto":
             return Part(exact=lambda packet: "ipv6" if packet.ctx.family == 6 else "ipv4", read=_nfproto_item)
         case "protocol":
-            return Part(exact=lambda packet: "ip6" if packet.ctx.family == 6 else "ip", read=_name_item)
+            return Part(exact=lambda packet: "ip6" if packet.ctx.family == 6 else "ip", read=_named(_ETHERTYPES))
         case "iifname" | "iif":
             return Part(holds=_came_in_by, read=_name_item)
         case "oifname" | "oif":
@@ -327,9 +356,9 @@ def _ct(ct: Ct) -> Part:
             key, family = key.removeprefix(prefix), number_
     match key:
         case "state":
-            return Part(exact=_state, read=_name_item, bits=True)
+            return Part(exact=_state, read=_named(_CT_STATES), bits=_CT_STATES)
         case "status":
-            return Part(holds=_status, read=_name_item, bits=True, present=_tracked)
+            return Part(holds=_status, read=_named(_CT_STATUS), bits=_CT_STATUS, present=_tracked)
         case "mark":
             return Part(exact=lambda packet: packet.ctmark if packet.tracked else None)
         case "direction":
@@ -397,7 +426,7 @@ def _fib(fib: Fib) -> Part:
                 return False
             return Doubt(f"fib daddr type {item} needs the routing table")
 
-        return Part(holds=destination, read=_name_item)
+        return Part(holds=destination, read=_named(_FIB_TYPES))
     if fib.result == "type" and "saddr" in fib.flags:
 
         def origin(item: Item, packet: Packet) -> Result:
@@ -410,7 +439,7 @@ def _fib(fib: Fib) -> Part:
                 return negate(local, packet.ctx)
             return False if item in _NEVER else Doubt(f"fib saddr type {item} needs the routing table")
 
-        return Part(holds=origin, read=_name_item)
+        return Part(holds=origin, read=_named(_FIB_TYPES))
     if fib.result in ("oif", "oifname") and "saddr" in fib.flags:
 
         def way_back(item: Item, _: Packet) -> Result:

@@ -71,6 +71,7 @@ from .nft_match import (
     canonical,
     flag_bits,
     has,
+    named_bits,
     numbers_of,
     part_of,
     plain_address,
@@ -793,8 +794,10 @@ def _comparison(part: Part, op: str, right: Value) -> _Op:
             return bool(value & bits) if op == "in" else (value == bits) is not negated
 
         return test_flags
-    names: tuple[Value, ...] = right.names if isinstance(right, Flags) else (right,)
-    if op == "==" and part.bits:
+    names: Sequence[Value] = right.names if isinstance(right, Flags) else (right,)
+    if part.bits is not None:
+        names = [name for value in names for name in named_bits(value, part.bits)]
+    if op == "==" and part.bits is not None:
         if exact is None:
             raise ValueError("all bits of a state that is known in part")
         if len(names) > 1:

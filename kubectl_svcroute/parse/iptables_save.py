@@ -40,6 +40,19 @@ _BUILTIN = frozenset(("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _KNOWN_TABLES = frozenset(("filter", "nat", "mangle", "raw", "security", "broute"))
 
 
+_LISTED = re.compile(r"Chain \S+ \((?:policy \S+(?: \d+\S* packets, \d+\S* bytes)?|\d+ references)\)$")
+_SPECIFIED = re.compile(r"-[PN] \S+")
+
+
+def listing_of(text: str) -> str:
+    """The command whose output this is in place of a dump: `iptables -S` or `iptables -L`; empty for any other text.
+
+    Neither names its table, and -L leaves parts of rules out: neither can stand for a dump.
+    """
+    first = next((line for line in text[:4096].splitlines() if line and not line.startswith("#")), "")
+    return "iptables -S" if _SPECIFIED.match(first) else "iptables -L" if _LISTED.match(first) else ""
+
+
 def parse_iptables_save(text: str, *, family: int, source: str = "") -> IptablesRules:
     """Index the output of iptables-save or ip6tables-save.
 
@@ -48,6 +61,8 @@ def parse_iptables_save(text: str, *, family: int, source: str = "") -> Iptables
     """
     if not text or text.isspace():
         raise ParseError("the file is empty: nothing was read")
+    if listing := listing_of(text):
+        raise ParseError(f"this is the output of {listing}, which does not show all; what iptables-save prints is needed", 1)
     if not text.endswith("\n"):
         raise ParseError("the text stops in the middle of a line", text.count("\n") + 1, text[text.rfind("\n") + 1 :])
     return _usual(text, family, source) or _by_line(text, family, source)

@@ -51,7 +51,10 @@ OBJECTS = frozenset(
     # What a table can hold besides chains, sets and rules: nothing happens by them unless a rule names them.
     ("flowtable", "counter", "quota", "ct helper", "ct timeout", "ct expectation", "limit", "secmark", "synproxy", "tunnel")
 )
-DEFAULT_REJECTS = frozenset(("icmp port-unreachable", "icmpv6 port-unreachable", "icmpx port-unreachable"))
+DEFAULT_REJECTS = frozenset(
+    # By name, and by number, as `nft -n` prints them.
+    ("icmp port-unreachable", "icmpv6 port-unreachable", "icmpx port-unreachable", "icmp 3", "icmpv6 4", "icmpx 1")
+)
 VERDICTS = frozenset(("accept", "drop", "continue", "return"))
 NAT_KINDS = frozenset(("dnat", "snat", "masquerade", "redirect"))
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from ..model.fast_dataclass import dataclass
 from ..model.lazy_regex import pattern
+from .iptables_save import listing_of
 
 _SAVES = ("iptables-save.txt", "iptables-nft-save.txt", "iptables-legacy-save.txt",
           "ip6tables-save.txt", "ip6tables-nft-save.txt", "ip6tables-legacy-save.txt")  # fmt: skip
@@ -120,6 +121,10 @@ def node_mode(files: Mapping[str, str]) -> NodeMode:
         return NodeMode(mode="iptables", why="chain KUBE-SERVICES is there, and no Service's chain", named=named)
     if not saves and not nft:
         return NodeMode(mode="unknown", why="neither iptables nor nftables rules of this node were read", named=named)
+    listed = next((command for text in saves if (command := listing_of(text))), "")
+    if listed:
+        why = f"what was read of this node is the output of {listed}, and what iptables-save prints is needed"
+        return NodeMode(mode="unknown", why=why, named=named)
     return NodeMode(mode="none", why="no rules of kube-proxy, nor of a replacement that is known here", named=named)
 
 
