@@ -23,6 +23,7 @@ ALLOWED = (
     ("not in this family or backend", "a case of one family or backend, among parameters of all"),
     ("mermaid is not installed", "it comes from npm's registry, which not every machine can reach"),
     ("this kubectl is older than 1.26", "Debian 12's kubernetes-client is of 1.20, which asks no plugin for completions"),
+    ("a folder that only root may read", "the clone or its Python is below root's home: another user cannot start the program"),
     ("the kernel lacks a table", "kernels from 6.17 on can be built without ip_tables' legacy tables"),
 )
 
