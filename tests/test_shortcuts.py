@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from test_twins import further, judges, snapshot, told
 
+from kubectl_svcroute.audit.cluster import Audit
 from kubectl_svcroute.model.fast_dataclass import replace
+from kubectl_svcroute.model.selection import Selection
 from kubectl_svcroute.model.snapshot import NodeDump
 
 Edit = Callable[[str], str]
@@ -249,3 +251,38 @@ def test_a_lost_dnat_says_nothing_about_clients_that_are_elsewhere(name: str) ->
         files = {**node.files, "iptables-save.txt": node.files["iptables-save.txt"].replace(lost[0], "")}
         result = judges(name)[1].node(replace(node, files=files))
         assert {(finding.code, finding.service) for finding in result.findings} == {("SR201", "default/kuard")}
+
+
+def at_second_node() -> dict[str, Edit]:
+    """Rules about one address of the second node and a node port, in both nodes' tables."""
+    api = judges("made-nftables")[1].context
+    address = api.nodes[snapshot("made-nftables").nodes[1].node].ips(4)[0]
+    (port,) = {port.node_port for service in api.services for port in service.ports if service.key == "scale/svc-00020"}
+    key = {"concat": [DADDR, DPORT]}
+    both = {"concat": [address, port]}
+    return {
+        "a named set": nft(
+            {"set": {"name": "odd", "type": ["ipv4_addr", "inet_service"], "elem": [both]}},
+            {"expr": [{"match": {"op": "==", "left": key, "right": "@odd"}}, DROP]}, chain=r"^filter-prerouting"),
+        "a set in the rule": nft(
+            {"expr": [{"match": {"op": "==", "left": key, "right": {"set": [both]}}}, DROP]}, chain=r"^filter-prerouting"),
+        "a value": nft({"expr": [{"match": {"op": "==", "left": key, "right": both}}, DROP]}, chain=r"^filter-prerouting"),
+        "a verdict map": nft({"expr": [{"vmap": {"key": key, "data": {"set": [[both, DROP]]}}}]}, chain=r"^filter-prerouting"),
+        "two matches": nft(
+            {"expr": [{"match": {"op": "==", "left": DADDR, "right": address}},
+                      {"match": {"op": "==", "left": DPORT, "right": port}}, DROP]}, chain=r"^filter-prerouting"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", at_second_node())
+def test_what_is_about_a_later_nodes_own_address(case: str) -> None:
+    """On the first node no packet meets such a rule; on the node whose address it is, a node port does."""
+    edit = at_second_node()[case]
+    short, long = Audit(snapshot("made-nftables").api, Selection()), judges("made-nftables")[1]
+    for handle in snapshot("made-nftables").nodes[:2]:
+        dump = handle.read()
+        assert isinstance(dump, NodeDump)
+        node = replace(dump, files={**dump.files, "nft-ruleset.json": edit(dump.files["nft-ruleset.json"])})
+        thorough = long.node(node)
+        assert told(short.node(node)) == told(thorough), handle.node
+    assert thorough.findings, "the long way sees nothing: this edit tests nothing"

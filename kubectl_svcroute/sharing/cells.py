@@ -57,6 +57,10 @@ class Cells:
             self._networks[ranges] = None
         self._edges = []
 
+    def pins_in(self, ranges: Ranges) -> bool:
+        """True if a rule matches on a single address among these."""
+        return any(contains(ranges, address) for address in self.pinned)
+
     def divides(self, ranges: Ranges) -> bool:
         """Whether this very set of addresses was taken into the division."""
         return ranges in self._networks

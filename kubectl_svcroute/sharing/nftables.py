@@ -350,7 +350,7 @@ class NftModels:
     """Templates of Services that were walked and found right, and with which kinds of endpoints they were."""
 
     def __init__(self, cells: Cells) -> None:
-        self._cells = cells
+        self.cells = cells
         self._templates: dict[object, list[tuple[Template, set[Kinds]]]] = {}
         self._made = 0
 
@@ -372,7 +372,7 @@ class NftModels:
             found[1].add(key.kinds)
             return
         templates = self._templates.setdefault((key.make, key.cells, len(cone.values), cone.text.count("\n")), [])
-        if len(templates) < _MOST_MODELS and (template := _template(cone, self._cells)) is not None:
+        if len(templates) < _MOST_MODELS and (template := _template(cone, self.cells)) is not None:
             self._made += 1
             template.owner = f"{owner} {self._made}"
             templates.append((template, {key.kinds}))

@@ -124,6 +124,8 @@ class NftReference:
             return None
         if self._at_node(services, view):
             return None
+        if self._models.cells.pins_in(subtract(view.local, self.view.local)):
+            return None  # a rule about an address of this node was weighed as one that no node port meets
         here_ = Hairpins(hairpins.keys, six=view.family == 6)
         keys = index.touched_by(touched, self._odd(view)) | index.with_destinations(here_.odd)
         return Difference(keys, index.groups(here_, here, keys))
