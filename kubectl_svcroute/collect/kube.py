@@ -494,18 +494,18 @@ def _kubeconfig_files(options: KubeOptions) -> list[str]:
         return [str(file)]
     named = os.environ.get("KUBECONFIG", "").split(os.pathsep)
     paths = [expand(name) for name in named if name]
-    if not paths and not options.server and not _inside():
-        paths = [_default()]
+    if not paths:
+        try:
+            paths = [_default()]
+        except CollectError:
+            # Without a home folder there is no such file; --server, or a pod's service account, may do without it.
+            if not options.server and not os.environ.get("KUBERNETES_SERVICE_HOST"):
+                raise
     return [str(path) for path in paths if path.is_file()]
 
 
 def _default() -> Path:
     return expand("~/.kube/config", "name the file with --kubeconfig or KUBECONFIG")
-
-
-def _inside() -> bool:
-    """True in a pod that has a service account, and no home folder to look into."""
-    return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and not os.environ.get("HOME")
 
 
 def kubeconfig_names(kind: str, kubeconfig: str | None = None) -> list[str]:

@@ -300,6 +300,39 @@ def test_server_and_token_need_no_kubeconfig(server: ApiServer) -> None:
         assert api.context_name == server.url
 
 
+def test_server_option_keeps_the_users_identity(server: ApiServer, tmp_path: Path) -> None:
+    """--server replaces the address alone: who we are still comes from ~/.kube/config, as with kubectl."""
+    (tmp_path / "home" / ".kube").mkdir()
+    path = server.kubeconfig(tmp_path / "home" / ".kube" / "config", cluster={"server": "https://127.0.0.1:1"})
+    assert path.is_file()
+    with connect(KubeOptions(server=server.url)) as api:
+        api.get("/version")
+    assert [request.user for request in server.log] == ["alice"]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_no_home_folder(inside: bool, server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--server and a pod's service account need none; everybody else is told what to set."""
+    monkeypatch.delenv("HOME")
+
+    def unknown(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    options = KubeOptions(server=server.url, token="good", certificate_authority=str(server.pki.ca))
+    with connect(options) as api:
+        assert api.get("/version")
+    if inside:
+        (tmp_path / "token").write_text("good")
+        (tmp_path / "ca.crt").write_bytes(server.pki.ca.read_bytes())
+        monkeypatch.setattr(kube, "SERVICE_ACCOUNT", tmp_path)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        assert kube._where(KubeOptions()).in_cluster
+    else:
+        with pytest.raises(CollectError, match="set HOME, or name the file with --kubeconfig or KUBECONFIG"):
+            connect(KubeOptions())
+
+
 def test_token_file(server: ApiServer, tmp_path: Path) -> None:
     """A relative tokenFile is relative to its kubeconfig, not to where we are."""
     (tmp_path / "token").write_text("good")
