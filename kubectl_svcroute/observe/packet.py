@@ -3,7 +3,7 @@
 A packet stands for every packet that one client could send to one frontend: its source is a *set* of addresses, which a
 rule that asks for a source splits in two. Chance (`statistic`, `numgen`) splits its weight. What cannot be known from a
 dump (an interface's name, the members of an ipset, the time of day) splits it too, but not its weight: both futures are
-walked, and if they end alike the unknown did not matter (`observe.walk.settle`).
+walked, and if they end alike the unknown did not matter (`observe/shares.py`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..audit.ask_port import AskedPort
 from ..model.fast_dataclass import dataclass, replace
-from ..model.net import Backend, Frontend, FrontendKind, Protocol, host_port
+from ..model.net import Backend, Frontend, FrontendKind, Protocol
 from ..model.node_result import NodeResult
 from ..model.plan import Expectation
 from ..model.ranges import contains, number, single
@@ -169,8 +169,3 @@ def promise(plan: NodePlan, frontend: Frontend, dialler: Dialler, source: str) -
         atom=atom,
         affinity=bool(observed.affinity) and None not in observed.affinity,
     )
-
-
-def target_text(targets: Sequence[Target]) -> str:
-    """The frontends in one line."""
-    return ", ".join(f"{host_port(t.frontend.address, t.frontend.port)}/{t.frontend.protocol.value}" for t in targets)

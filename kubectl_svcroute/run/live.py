@@ -97,7 +97,6 @@ class _Reading:
         """Seconds that the last listing took."""
         self.judge = Audit(api, selection)
         self.first = frozenset(service.key for service in self.judge.context.services)
-        self.ever_moved: set[str] = set()
         self.results: dict[str, NodeResult] = {}
         self.settling = Settling(live.settle)
         self.lost: dict[str, list[str]] = {}
@@ -178,7 +177,6 @@ class _Reading:
         self.trouble = ""
         moved = self.live.changed(self.api, api)
         self.settling.moved(moved, self.live.clock())
-        self.ever_moved |= moved
         # Objects are as old as the moment at which they were asked for.
         self.api, self.listed, self.took = api, asked, self.live.clock() - asked
         if moved:

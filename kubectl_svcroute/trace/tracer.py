@@ -1,8 +1,8 @@
 """`trace`: the way of one packet on one node, from what the audit of that node saw.
 
 The node is judged as always (`audit`), for the one Service. Then the question is put once more for the one frontend and
-client alone, so that what is told and what is found are about the same packets. `trace_ask` is the question, `trace_telling`
-makes the tree of it, `trace_reasons` has the words for what stands in no rule, `trace_words` those for what does.
+client alone, so that what is told and what is found are about the same packets. `question.py` is the question, `builder.py`
+makes the tree of it, `explanations.py` has the words for what is in no rule, `rule_words.py` those for what is.
 """
 
 from __future__ import annotations
