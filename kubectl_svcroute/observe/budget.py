@@ -11,8 +11,9 @@ MOST_STEPS = 200_000
 """Rules that one walk may try. One through the rules of 5,000 Services tries some hundred."""
 MOST_BRANCHES = 100_000
 """Branches that one walk may have, at all hooks together. A Service has two for each of its endpoints and kinds of clients."""
-MOST_DOUBTS = 4_000
-"""Branches that come of what a dump cannot tell: 2^n where n doubts lead to states of their own."""
+MOST_DOUBTS = 12_000
+"""Forks by what a dump cannot tell: 2^n where n doubts lead to states of their own. A Service of 2,000 endpoints behind five
+rules of a network policy whose sets are not known has 10,000."""
 MOST_STEPS_OF_NODE = 100_000_000
 """Rules that all walks of one node and family may try."""
 _LEAST_STEPS = 2_000
@@ -41,7 +42,7 @@ class Budget:
     def __init__(self, steps: int, work: Work) -> None:
         self.first = self.steps = steps
         self.branches = MOST_BRANCHES
-        self.doubts = MOST_DOUBTS >> min(work.over, 4)
+        self.doubts = MOST_DOUBTS >> min(work.over, 5)
         self.entered: set[Hashable] = set()
         """Chains that the walk has been in."""
         self.work = work
